@@ -1,0 +1,1 @@
+"""Fetch, assemble, configure and export the QEMU tree COLO is built in."""
