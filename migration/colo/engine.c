@@ -1,0 +1,492 @@
+/*
+ * COLO: what the sides of the engine share, and management's commands
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-colo.h"
+#include "qapi/qapi-commands-migration.h"
+#include "qapi/qapi-events-migration.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "qemu/uuid.h"
+#include "hw/boards.h"
+#include "system/block-backend.h"
+#include "system/runstate.h"
+#include "block/block_int.h"
+#include "../migration.h"
+#include "../options.h"
+#include "capture.h"
+#include "engine.h"
+#include "trace.h"
+
+ColoEngine colo_engine;
+
+static QEMUTimer *takeover_timer;
+
+static void __attribute__((constructor)) colo_engine_init(void)
+{
+    qemu_mutex_init(&colo_engine.lock);
+    qemu_cond_init(&colo_engine.cond);
+}
+
+void colo_engine_begin(COLOMode mode)
+{
+    ColoEngine *e = &colo_engine;
+
+    trace_colo_mode(COLOMode_str(mode));
+    QEMU_LOCK_GUARD(&e->lock);
+    e->mode = mode;
+    e->last_mode = mode;
+    e->exit_reason = COLO_EXIT_REASON_NONE;
+    e->exit_sent = false;
+    e->has_stats = mode == COLO_MODE_PRIMARY;
+    memset(&e->stats, 0, sizeof(e->stats));
+    e->requested = false;
+    e->failover = false;
+    e->cancel = false;
+    e->in_checkpoint = false;
+    e->want_run = true;
+    e->stopped = false;
+    e->shutdown = SHUTDOWN_CAUSE_NONE;
+    e->reset = SHUTDOWN_CAUSE_NONE;
+    e->let_go = false;
+}
+
+void colo_engine_end(void)
+{
+    ColoEngine *e = &colo_engine;
+
+    if (takeover_timer) {
+        timer_free(takeover_timer);
+        takeover_timer = NULL;
+    }
+    trace_colo_mode(COLOMode_str(COLO_MODE_NONE));
+    QEMU_LOCK_GUARD(&e->lock);
+    e->mode = COLO_MODE_NONE;
+    e->in_checkpoint = false;
+    e->requested = false;
+    e->link = NULL;
+}
+
+void colo_engine_exit(COLOExitReason reason)
+{
+    ColoEngine *e = &colo_engine;
+    COLOMode mode;
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        e->exit_reason = reason;
+        if (e->exit_sent) {
+            return;
+        }
+        e->exit_sent = true;
+        mode = e->mode;
+    }
+    qapi_event_send_colo_exit(mode, reason);
+}
+
+static void read_host_id(uint8_t *id)
+{
+    g_autofree char *text = NULL;
+    QemuUUID uuid;
+
+    if (g_file_get_contents("/proc/sys/kernel/random/boot_id", &text, NULL,
+                            NULL) &&
+        !qemu_uuid_parse(g_strstrip(text), &uuid)) {
+        memcpy(id, uuid.data, COLO_HOST_ID_SIZE);
+    }
+}
+
+bool colo_engine_hello(ColoHello *hello, Error **errp)
+{
+    memset(hello, 0, sizeof(*hello));
+    hello->version_min = COLO_VERSION_MIN;
+    hello->version_max = COLO_VERSION_MAX;
+    hello->features = COLO_FEATURE_PAGE_CRC;
+    if (migrate_multifd()) {
+        hello->features |= COLO_FEATURE_MULTIFD;
+    }
+    read_host_id(hello->host_id);
+    hello->qemu_version = g_strdup(QEMU_VERSION);
+    hello->machine = g_strdup(MACHINE_GET_CLASS(current_machine)->name);
+    hello->ram = colo_capture_ramlist(errp);
+    if (!hello->ram) {
+        colo_hello_clear(hello);
+        return false;
+    }
+    return true;
+}
+
+static void takeover_timeout(void *opaque)
+{
+    ColoLink *link;
+
+    WITH_QEMU_LOCK_GUARD(&colo_engine.lock) {
+        link = colo_engine.link;
+    }
+    if (link) {
+        colo_link_shutdown(link);
+    }
+}
+
+void colo_engine_watch_takeover(void)
+{
+    if (!takeover_timer) {
+        takeover_timer = timer_new_ms(QEMU_CLOCK_REALTIME, takeover_timeout,
+                                      NULL);
+    }
+    timer_mod(takeover_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+              COLO_TAKEOVER_MS);
+}
+
+void colo_engine_vm_start(void)
+{
+    if (!runstate_check(RUN_STATE_SHUTDOWN)) {
+        vm_start();
+    }
+}
+
+void colo_engine_resume_deferred(void)
+{
+    ColoEngine *e = &colo_engine;
+    ShutdownCause shutdown, reset;
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        shutdown = e->shutdown;
+        reset = e->reset;
+        e->shutdown = SHUTDOWN_CAUSE_NONE;
+        e->reset = SHUTDOWN_CAUSE_NONE;
+        e->let_go = true;
+    }
+    if (shutdown) {
+        if (runstate_check(RUN_STATE_COLO)) {
+            runstate_set(RUN_STATE_SHUTDOWN);
+        }
+        qemu_system_shutdown_request(shutdown);
+    } else if (reset) {
+        qemu_system_reset_request(reset);
+    }
+}
+
+/* The reasons' numbers on the wire are those of the management interface. */
+QEMU_BUILD_BUG_ON((int)COLO_WIRE_REASON_START !=
+                  (int)COLO_CHECKPOINT_REASON_START);
+QEMU_BUILD_BUG_ON((int)COLO_WIRE_REASON_SECONDARY !=
+                  (int)COLO_CHECKPOINT_REASON_SECONDARY);
+QEMU_BUILD_BUG_ON((int)COLO_WIRE_REASON__MAX !=
+                  (int)COLO_CHECKPOINT_REASON__MAX);
+
+void colo_checkpoint_request(ColoCheckpointReason reason)
+{
+    ColoEngine *e = &colo_engine;
+    COLOMode mode;
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (e->mode == COLO_MODE_NONE || e->requested) {
+            return;
+        }
+        trace_colo_request(ColoCheckpointReason_str(reason));
+        mode = e->mode;
+        e->requested = true;
+        e->reason = reason;
+        qemu_cond_broadcast(&e->cond);
+    }
+    if (mode == COLO_MODE_SECONDARY) {
+        colo_secondary_ask(reason);
+    }
+}
+
+void colo_checkpoint_delay_set(void)
+{
+    QEMU_LOCK_GUARD(&colo_engine.lock);
+    qemu_cond_broadcast(&colo_engine.cond);
+}
+
+COLOMode get_colo_mode(void)
+{
+    QEMU_LOCK_GUARD(&colo_engine.lock);
+    return colo_engine.mode;
+}
+
+bool migration_in_colo_state(void)
+{
+    return get_colo_mode() == COLO_MODE_PRIMARY;
+}
+
+bool migration_incoming_in_colo_state(void)
+{
+    return get_colo_mode() == COLO_MODE_SECONDARY;
+}
+
+bool colo_check_capabilities(const bool *caps, Error **errp)
+{
+    static const struct {
+        MigrationCapability cap;
+        const char *why;
+    } refused[] = {
+        { MIGRATION_CAPABILITY_RETURN_PATH,
+          "COLO has a way back of its own" },
+        { MIGRATION_CAPABILITY_SWITCHOVER_ACK,
+          "it needs return-path, which COLO does not work with" },
+        { MIGRATION_CAPABILITY_POSTCOPY_RAM,
+          "the secondary must hold all memory before it may run" },
+        { MIGRATION_CAPABILITY_POSTCOPY_PREEMPT,
+          "the secondary must hold all memory before it may run" },
+        { MIGRATION_CAPABILITY_POSTCOPY_BLOCKTIME,
+          "the secondary must hold all memory before it may run" },
+        { MIGRATION_CAPABILITY_RELEASE_RAM,
+          "the primary keeps its memory" },
+        { MIGRATION_CAPABILITY_X_IGNORE_SHARED,
+          "the two guests must not share memory" },
+        { MIGRATION_CAPABILITY_XBZRLE,
+          "checkpoints have an encoding of their own" },
+        { MIGRATION_CAPABILITY_ZERO_COPY_SEND,
+          "pages may be read after the guest has changed them" },
+        { MIGRATION_CAPABILITY_DIRTY_LIMIT,
+          "it throttles the guest until a migration ends, and COLO does not"
+        },
+        { MIGRATION_CAPABILITY_AUTO_CONVERGE,
+          "it throttles the guest until a migration ends, and COLO does not"
+        },
+        { MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT,
+          "it writes a snapshot, not a second VM" },
+        { MIGRATION_CAPABILITY_MAPPED_RAM,
+          "it writes a file, not a second VM" },
+        { MIGRATION_CAPABILITY_DIRTY_BITMAPS,
+          "they are not part of checkpoints" },
+        { MIGRATION_CAPABILITY_RDMA_PIN_ALL,
+          "COLO needs a stream in both directions" },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
+        if (caps[refused[i].cap]) {
+            error_setg(errp, "capability x-colo can't be combined with "
+                       "capability %s: %s; turn one of them off",
+                       MigrationCapability_str(refused[i].cap),
+                       refused[i].why);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Does a node of replication forward what is written to @bs? */
+static bool GRAPH_RDLOCK is_replicated(BlockDriverState *bs)
+{
+    BdrvChild *child;
+
+    if (!strcmp(bs->drv ? bs->drv->format_name : "", "replication")) {
+        return true;
+    }
+    QLIST_FOREACH(child, &bs->children, next) {
+        if (is_replicated(child->bs)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool check_disks(Error **errp)
+{
+    BlockBackend *blk = NULL;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    while ((blk = blk_all_next(blk))) {
+        BlockDriverState *bs = blk_bs(blk);
+
+        if (bs && blk_get_attached_dev(blk) && blk_is_writable(blk) &&
+            !is_replicated(bs)) {
+            g_autofree char *dev = blk_get_attached_dev_id(blk);
+
+            error_setg(errp, "disk '%s' (node '%s') is writable and not "
+                       "replicated; add a replication node to it, make it "
+                       "read-only, or remove it", dev,
+                       bdrv_get_node_name(bs));
+            return false;
+        }
+    }
+    return true;
+}
+
+bool colo_check_idle(const char *what, Error **errp)
+{
+    if (get_colo_mode() != COLO_MODE_NONE) {
+        error_setg(errp, "this VM is protected by COLO, which forbids %s; end "
+                   "that first, by migrate_cancel on the primary or "
+                   "x-colo-lost-heartbeat", what);
+        return false;
+    }
+    return true;
+}
+
+bool colo_check_start(Error **errp)
+{
+    return colo_check_idle("starting protection again", errp) &&
+           colo_check_capabilities(migrate_get_current()->capabilities,
+                                   errp) &&
+           check_disks(errp);
+}
+
+bool colo_cancel(void)
+{
+    ColoEngine *e = &colo_engine;
+
+    QEMU_LOCK_GUARD(&e->lock);
+    if (e->mode == COLO_MODE_SECONDARY) {
+        /* it is the primary's migration */
+        return true;
+    }
+    if (e->mode != COLO_MODE_PRIMARY || e->quit) {
+        return false;
+    }
+    e->cancel = true;
+    qemu_cond_broadcast(&e->cond);
+    colo_engine_watch_takeover();
+    return true;
+}
+
+void colo_shutdown(void)
+{
+    ColoEngine *e = &colo_engine;
+    ColoLink *link;
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        e->quit = true;
+        link = e->link;
+        qemu_cond_broadcast(&e->cond);
+    }
+    if (link) {
+        colo_link_shutdown(link);
+    }
+}
+
+bool colo_defer_shutdown(ShutdownCause cause)
+{
+    ColoEngine *e = &colo_engine;
+    COLOMode mode;
+
+    if (!shutdown_caused_by_guest(cause)) {
+        return false;
+    }
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (e->mode == COLO_MODE_NONE || e->let_go) {
+            return false;
+        }
+        e->shutdown = cause;
+        mode = e->mode;
+    }
+    vm_stop(RUN_STATE_COLO);
+    colo_checkpoint_request(mode == COLO_MODE_PRIMARY ?
+                            COLO_CHECKPOINT_REASON_GUEST :
+                            COLO_CHECKPOINT_REASON_SECONDARY);
+    return true;
+}
+
+bool colo_defer_reset(ShutdownCause cause)
+{
+    ColoEngine *e = &colo_engine;
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (e->mode == COLO_MODE_NONE || e->let_go) {
+            return false;
+        }
+        if (e->mode == COLO_MODE_SECONDARY) {
+            e->reset = cause;
+        }
+    }
+    if (migration_in_colo_state()) {
+        /* what the reset guest does is held until this is committed */
+        colo_checkpoint_request(COLO_CHECKPOINT_REASON_GUEST);
+        return false;
+    }
+    vm_stop(RUN_STATE_COLO);
+    colo_checkpoint_request(COLO_CHECKPOINT_REASON_SECONDARY);
+    return true;
+}
+
+bool colo_defer_run(bool run, Error **errp)
+{
+    ColoEngine *e = &colo_engine;
+
+    QEMU_LOCK_GUARD(&e->lock);
+    if (e->stopped && run) {
+        error_setg(errp, "the other side of this VM has taken over; quit "
+                   "this QEMU and start a new secondary");
+        return true;
+    }
+    if (e->mode == COLO_MODE_NONE) {
+        return false;
+    }
+    if (e->shutdown && run) {
+        error_setg(errp, "the guest is powering off");
+        return true;
+    }
+    if (!e->in_checkpoint) {
+        /* the other guest has to follow */
+        if (e->mode == COLO_MODE_PRIMARY && !e->requested) {
+            e->requested = true;
+            e->reason = COLO_CHECKPOINT_REASON_REQUEST;
+            qemu_cond_broadcast(&e->cond);
+        }
+        return false;
+    }
+    e->want_run = run;
+    return true;
+}
+
+void qmp_x_colo_lost_heartbeat(Error **errp)
+{
+    ColoEngine *e = &colo_engine;
+    COLOMode mode;
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        mode = e->mode;
+        if (mode == COLO_MODE_NONE) {
+            error_setg(errp, "COLO is not running%s", e->stopped ?
+                       ": the other side has taken over" : "");
+            return;
+        }
+        if (e->failover) {
+            error_setg(errp, "a failover is under way already; COLO_EXIT "
+                       "and query-colo-status tell its end");
+            return;
+        }
+        if (mode == COLO_MODE_PRIMARY) {
+            e->failover = true;
+            qemu_cond_broadcast(&e->cond);
+        }
+    }
+    if (mode == COLO_MODE_SECONDARY && !colo_secondary_decide(errp)) {
+        return;
+    }
+    colo_engine_watch_takeover();
+}
+
+void qmp_x_colo_checkpoint(Error **errp)
+{
+    if (get_colo_mode() != COLO_MODE_PRIMARY) {
+        error_setg(errp, "COLO is not running, or this is not the primary");
+        return;
+    }
+    colo_checkpoint_request(COLO_CHECKPOINT_REASON_REQUEST);
+}
+
+COLOStatus *qmp_query_colo_status(Error **errp)
+{
+    ColoEngine *e = &colo_engine;
+    COLOStatus *status = g_new0(COLOStatus, 1);
+
+    QEMU_LOCK_GUARD(&e->lock);
+    status->mode = e->mode;
+    status->last_mode = e->last_mode;
+    status->reason = e->mode != COLO_MODE_NONE && e->failover ?
+                     COLO_EXIT_REASON_PROCESSING : e->exit_reason;
+    if (e->has_stats) {
+        status->stats = colo_stats_query(&e->stats);
+    }
+    return status;
+}

@@ -1,0 +1,89 @@
+/*
+ * COLO: what the sides of the engine share
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_COLO_ENGINE_H
+#define MIGRATION_COLO_ENGINE_H
+
+#include "migration/colo.h"
+#include "qemu/thread.h"
+#include "link.h"
+#include "protocol.h"
+#include "stats.h"
+
+/*
+ * How long a peer that still answers has to stop when this side takes over,
+ * and how long one may be silent while the PVM stands still for it.
+ */
+#define COLO_TAKEOVER_MS 1000
+#define COLO_HANDSHAKE_MS 10000
+#define COLO_STALL_MS 10000
+
+/*
+ * Everything both sides have in common. All fields are under @lock, which is
+ * taken inside the BQL, never around it, and never held during I/O.
+ */
+typedef struct ColoEngine {
+    QemuMutex lock;
+    QemuCond cond;              /* something below, or a machine, changed */
+    COLOMode mode;
+    COLOMode last_mode;
+    COLOExitReason exit_reason;
+    bool exit_sent;             /* COLO_EXIT, for this protection */
+    bool has_stats;
+    ColoStats stats;
+    bool requested;             /* a checkpoint, for @reason */
+    ColoCheckpointReason reason;
+    bool failover;              /* management decided for this side */
+    bool cancel;                /* primary: end in order */
+    bool quit;                  /* QEMU exits */
+    bool in_checkpoint;         /* the VM stands still for the engine */
+    bool want_run;              /* and is to run afterwards */
+    bool stopped;               /* the peer has taken over, never run again */
+    ShutdownCause shutdown;     /* put off until after the checkpoint */
+    ShutdownCause reset;        /* secondary: likewise */
+    bool let_go;                /* do not put it off again */
+    ColoLink *link;             /* while there is one */
+} ColoEngine;
+
+extern ColoEngine colo_engine;
+
+/* Start a protection in @mode: what the last one left is forgotten. */
+void colo_engine_begin(COLOMode mode);
+
+/* Protection has ended. BQL. */
+void colo_engine_end(void);
+
+/* Send COLO_EXIT, once for each protection. BQL. */
+void colo_engine_exit(COLOExitReason reason);
+
+/* Describe this QEMU for a HELLO; the caller clears it. BQL. */
+bool colo_engine_hello(ColoHello *hello, Error **errp);
+
+/*
+ * Watch over a failover under way: if the link has not ended by
+ * COLO_TAKEOVER_MS from now it is shut down. BQL.
+ */
+void colo_engine_watch_takeover(void);
+
+/*
+ * Start the VM, unless QEMU is about to exit: a request to do so may come
+ * while it stands still for the engine. BQL.
+ */
+void colo_engine_vm_start(void);
+
+/* Do now what was put off: power off, or reset. BQL. */
+void colo_engine_resume_deferred(void);
+
+/*
+ * Management decided that this secondary survives. Fails if it can't. Sends
+ * to the peer, but does not wait for it. BQL.
+ */
+bool colo_secondary_decide(Error **errp);
+
+/* Ask the primary for a checkpoint; false if this is not the time. BQL. */
+bool colo_secondary_ask(ColoCheckpointReason reason);
+
+#endif

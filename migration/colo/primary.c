@@ -1,0 +1,730 @@
+/*
+ * COLO: the primary's side of the engine
+ *
+ * Runs in the migration thread, after the initial migration. A thread of its
+ * own receives what the secondary says. The protocol's machine and the flags
+ * in ColoEngine are under the engine's lock; everything that touches the VM
+ * needs the BQL, which is taken first.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-migration.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "qemu/timer.h"
+#include "block/replication.h"
+#include "io/channel-buffer.h"
+#include "net/colo-proxy.h"
+#include "system/cpus.h"
+#include "system/runstate.h"
+#include "../channel.h"
+#include "../migration.h"
+#include "../options.h"
+#include "../qemu-file.h"
+#include "../savevm.h"
+#include "capture.h"
+#include "engine.h"
+#include "trace.h"
+
+#define DEVICE_BUFFER (4u << 20)    /* bytes, to begin with */
+
+typedef struct ColoPrimaryRun {
+    MigrationState *s;
+    ColoLink link;
+    ColoPrimary machine;        /* engine's lock */
+    Error *error;               /* why the link ended; engine's lock */
+    QemuThread receiver;
+    bool replicating;           /* replication was started */
+    bool proxied;               /* so was the proxy */
+    int64_t started_ms;         /* the running epoch, QEMU_CLOCK_REALTIME */
+    QEMUTimer *stall_timer;     /* while the VM stands still */
+    GByteArray *tables;         /* the proxy's, reused */
+    GByteArray *device;         /* device state of the checkpoint */
+} ColoPrimaryRun;
+
+static ColoEngine *const e = &colo_engine;
+
+/* Remember the first reason why the link ended. Engine's lock. */
+static void note_error(ColoPrimaryRun *r, Error *err)
+{
+    if (r->error) {
+        error_free(err);
+    } else {
+        r->error = err;
+    }
+}
+
+static void state_changed(ColoPrimaryRun *r)
+{
+    trace_colo_primary_state(colo_primary_state_name(r->machine.state));
+    qemu_cond_broadcast(&e->cond);
+}
+
+/* Take one message. False ends the receiving. */
+static bool receive_one(ColoPrimaryRun *r)
+{
+    g_auto(ColoMsg) msg = { 0 };
+    ColoHeader h;
+    Error *err = NULL;
+    bool ok;
+
+    if (!colo_link_recv_header(&r->link, &h, &err)) {
+        WITH_QEMU_LOCK_GUARD(&e->lock) {
+            colo_primary_peer_lost(&r->machine);
+            note_error(r, err);
+            state_changed(r);
+        }
+        return false;
+    }
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        ok = colo_primary_expects(&r->machine, &h, &err);
+    }
+    ok = ok && colo_link_recv_payload(&r->link, &h, NULL, &msg, &err);
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (!ok) {
+            colo_primary_failed(&r->machine);
+        } else {
+            ok = colo_primary_recv(&r->machine, &msg, &err);
+        }
+        if (!ok) {
+            note_error(r, err);
+        } else if (msg.h.type == COLO_MSG_ERROR) {
+            error_setg(&err, "the secondary: %s", msg.text.text);
+            note_error(r, err);
+        } else if (msg.h.type == COLO_MSG_REQUEST && !e->requested) {
+            e->requested = true;
+            e->reason = (ColoCheckpointReason)msg.request.reason;
+        }
+        state_changed(r);
+    }
+    return ok;
+}
+
+static void *receiver_thread(void *opaque)
+{
+    ColoPrimaryRun *r = opaque;
+
+    rcu_register_thread();
+    while (receive_one(r)) {
+        continue;
+    }
+    rcu_unregister_thread();
+    return NULL;
+}
+
+/* Ask the machine and send. */
+static bool send_msg(ColoPrimaryRun *r, const ColoMsg *msg,
+                     const struct iovec *iov, size_t niov, Error **errp)
+{
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (!colo_primary_send(&r->machine, msg, errp)) {
+            return false;
+        }
+        state_changed(r);
+    }
+    return colo_link_send(&r->link, msg, iov, niov, errp);
+}
+
+static void send_text(ColoPrimaryRun *r, ColoMsgType type, const char *text)
+{
+    g_auto(ColoMsg) msg = { 0 };
+    uint64_t epoch;
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (!colo_primary_may_send(&r->machine, type)) {
+            return;
+        }
+        epoch = colo_primary_epoch_of(&r->machine, type);
+    }
+    colo_msg_init(&msg, type, epoch);
+    colo_msg_set_text(&msg, text);
+    send_msg(r, &msg, NULL, 0, NULL);
+}
+
+/* Has somebody decided that this protection is to end? Engine's lock. */
+static bool must_end(ColoPrimaryRun *r)
+{
+    return e->failover || e->cancel || e->quit;
+}
+
+/* The secondary's silence while the VM stands still is limited. BQL. */
+static void stall_check(void *opaque)
+{
+    ColoPrimaryRun *r = opaque;
+
+    if (colo_link_idle_ms(&r->link) < COLO_STALL_MS) {
+        timer_mod(r->stall_timer,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + COLO_STALL_MS / 10);
+        return;
+    }
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        Error *err = NULL;
+
+        error_setg(&err, "the secondary did not answer for %d seconds",
+                   COLO_STALL_MS / 1000);
+        note_error(r, err);
+    }
+    colo_link_shutdown(&r->link);
+}
+
+static void stall_watch(ColoPrimaryRun *r, bool on)
+{
+    if (on) {
+        colo_link_touch(&r->link);
+        timer_mod(r->stall_timer,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + COLO_STALL_MS / 10);
+    } else {
+        timer_del(r->stall_timer);
+    }
+}
+
+/* Wait until the machine leaves @state, or somebody decides to end. */
+static bool wait_state(ColoPrimaryRun *r, ColoPrimaryState state, int64_t ms)
+{
+    int64_t end = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ms;
+
+    QEMU_LOCK_GUARD(&e->lock);
+    while (r->machine.state == state && !must_end(r)) {
+        int64_t left = end - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+        if (left <= 0) {
+            return false;
+        }
+        qemu_cond_timedwait(&e->cond, &e->lock, MIN(left, INT_MAX));
+    }
+    return r->machine.state != state;
+}
+
+static bool handshake(ColoPrimaryRun *r, Error **errp)
+{
+    g_auto(ColoMsg) msg = { 0 };
+
+    colo_msg_init(&msg, COLO_MSG_HELLO, 0);
+    colo_hello_copy(&msg.hello, &r->machine.local);
+    if (!wait_state(r, COLO_P_INIT, COLO_HANDSHAKE_MS)) {
+        error_setg(errp, "the other side does not answer: is x-colo set "
+                   "there, and is it the same QEMU?");
+        return false;
+    }
+    if (!send_msg(r, &msg, NULL, 0, errp)) {
+        return false;
+    }
+    if (!wait_state(r, COLO_P_WAIT_READY, COLO_HANDSHAKE_MS)) {
+        error_setg(errp, "the secondary did not get ready in %d seconds",
+                   COLO_HANDSHAKE_MS / 1000);
+        return false;
+    }
+    QEMU_LOCK_GUARD(&e->lock);
+    if (r->machine.state != COLO_P_READY) {
+        error_setg(errp, "the secondary did not get ready");
+        return false;
+    }
+    return true;
+}
+
+/* BQL. What protection needs besides the link. */
+static bool start_parts(ColoPrimaryRun *r, Error **errp)
+{
+    ERRP_GUARD();
+
+    replication_start_all(REPLICATION_MODE_PRIMARY, errp);
+    if (*errp) {
+        return false;
+    }
+    r->replicating = true;
+    if (!colo_proxy_start_primary(errp)) {
+        return false;
+    }
+    r->proxied = true;
+    colo_capture_start();
+    return true;
+}
+
+/* The state of all devices of the stopped VM, to r->device. BQL. */
+static bool save_device_state(ColoPrimaryRun *r, Error **errp)
+{
+    QIOChannelBuffer *buffer = qio_channel_buffer_new(DEVICE_BUFFER);
+    QEMUFile *f = qemu_file_new_output(QIO_CHANNEL(buffer));
+    int ret;
+
+    ret = qemu_save_device_state(f);
+    if (!ret) {
+        ret = qemu_fflush(f);
+    }
+    g_clear_pointer(&r->device, g_byte_array_unref);
+    /* closing the file closes the channel, which frees what it has */
+    r->device = g_byte_array_new_take(g_steal_pointer(&buffer->data),
+                                      buffer->usage);
+    buffer->usage = 0;
+    buffer->capacity = 0;
+    qemu_fclose(f);
+    object_unref(OBJECT(buffer));
+    if (ret) {
+        error_setg(errp, "the state of a device can't be saved");
+        return false;
+    }
+    return true;
+}
+
+/* One checkpoint, from the stop of the VM to its commit. */
+typedef struct Shot {
+    uint64_t epoch;
+    ColoCheckpointReason reason;
+    int64_t stopped_us;
+    uint64_t dirty;
+    uint32_t flags;
+    int64_t virtual_ns;
+    int64_t capture_ns;
+} Shot;
+
+/* Stop the VM and take what only a stopped VM can give. BQL. */
+static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
+{
+    ERRP_GUARD();
+
+    shot->stopped_us = g_get_monotonic_time();
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        e->want_run = runstate_is_live(runstate_get()) ||
+                      (shot->reason == COLO_CHECKPOINT_REASON_START);
+        e->in_checkpoint = true;
+        shot->flags = e->shutdown ? COLO_COMMIT_F_SHUTDOWN :
+                      !e->want_run ? COLO_COMMIT_F_PAUSED : 0;
+    }
+    stall_watch(r, true);
+    vm_stop(RUN_STATE_COLO);
+    shot->virtual_ns = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
+    shot->capture_ns = get_clock();
+    replication_get_error_all(errp);
+    if (*errp) {
+        error_prepend(errp, "disk replication: ");
+        return false;
+    }
+    colo_proxy_capture(shot->epoch);
+    g_byte_array_set_size(r->tables, 0);
+    colo_proxy_save(r->tables);
+    shot->dirty = colo_capture_sync();
+    if (!save_device_state(r, errp)) {
+        return false;
+    }
+    trace_colo_checkpoint_captured(shot->epoch, shot->dirty,
+                                   r->device->len);
+    return true;
+}
+
+static bool capture_sending(void *opaque, const ColoMsg *msg, Error **errp)
+{
+    ColoPrimaryRun *r = opaque;
+
+    QEMU_LOCK_GUARD(&e->lock);
+    if (must_end(r)) {
+        error_setg(errp, "the checkpoint was broken off");
+        return false;
+    }
+    return colo_primary_send(&r->machine, msg, errp);
+}
+
+static void capture_sent(void *opaque, uint64_t pages, uint64_t zero_pages)
+{
+    ColoPrimaryRun *r = opaque;
+
+    QEMU_LOCK_GUARD(&e->lock);
+    colo_primary_add_pages(&r->machine, pages, zero_pages);
+}
+
+static bool send_blob(ColoPrimaryRun *r, ColoMsgType type, uint64_t epoch,
+                      void *data, size_t len, Error **errp)
+{
+    g_auto(ColoMsg) msg = { 0 };
+    struct iovec iov = { .iov_base = data, .iov_len = len };
+
+    colo_msg_init(&msg, type, epoch);
+    msg.h.data_len = len;
+    if (type == COLO_MSG_DEVICE) {
+        msg.device.data_crc = colo_crc(0, data, len);
+    } else {
+        msg.proxy.data_crc = colo_crc(0, data, len);
+    }
+    return send_msg(r, &msg, &iov, len ? 1 : 0, errp);
+}
+
+static bool send_commit(ColoPrimaryRun *r, const Shot *shot, Error **errp)
+{
+    g_auto(ColoMsg) msg = { 0 };
+
+    colo_msg_init(&msg, COLO_MSG_COMMIT, shot->epoch);
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        msg.commit.totals = r->machine.progress.totals;
+    }
+    msg.commit.flags = shot->flags;
+    msg.commit.virtual_ns = shot->virtual_ns;
+    msg.commit.capture_ns = shot->capture_ns;
+    msg.commit.sent_ns = get_clock();
+    return send_msg(r, &msg, NULL, 0, errp);
+}
+
+/* Send the captured checkpoint. Without the BQL; the VM stands still. */
+static bool transmit(ColoPrimaryRun *r, const Shot *shot, Error **errp)
+{
+    g_auto(ColoMsg) begin = { 0 };
+    ColoCapture c = {
+        .link = &r->link,
+        .ram = r->machine.ram,
+        .page_crc = r->machine.agreed.features & COLO_FEATURE_PAGE_CRC,
+        .sending = capture_sending,
+        .sent = capture_sent,
+        .opaque = r,
+    };
+
+    colo_msg_init(&begin, COLO_MSG_BEGIN, shot->epoch);
+    begin.begin.reason = (ColoWireReason)shot->reason;
+    return send_msg(r, &begin, NULL, 0, errp) &&
+           colo_capture_send(&c, shot->epoch, errp) &&
+           send_blob(r, COLO_MSG_DEVICE, shot->epoch, r->device->data,
+                     r->device->len, errp) &&
+           send_blob(r, COLO_MSG_PROXY, shot->epoch, r->tables->data,
+                     r->tables->len, errp) &&
+           send_commit(r, shot, errp);
+}
+
+/* Committed, or somebody has decided to end. Without the BQL. */
+static bool wait_committed(ColoPrimaryRun *r, const Shot *shot, Error **errp)
+{
+    wait_state(r, COLO_P_WAIT_COMMIT, INT64_MAX / 2);
+    QEMU_LOCK_GUARD(&e->lock);
+    if (r->machine.committed != shot->epoch) {
+        error_setg(errp, "checkpoint %" PRIu64 " was not committed",
+                   shot->epoch);
+        return false;
+    }
+    return true;
+}
+
+/* Let the VM go on after a checkpoint, as far as it is to. BQL. */
+static void resume_vm(ColoPrimaryRun *r)
+{
+    bool run;
+
+    stall_watch(r, false);
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        e->in_checkpoint = false;
+        run = e->want_run;
+    }
+    if (run) {
+        colo_engine_vm_start();
+    } else if (runstate_check(RUN_STATE_COLO) && !e->shutdown) {
+        runstate_set(RUN_STATE_PAUSED);
+    }
+}
+
+static bool finish(ColoPrimaryRun *r, const Shot *shot, Error **errp)
+{
+    ERRP_GUARD();
+    int64_t pause_us;
+
+    replication_do_checkpoint_all(errp);
+    if (*errp) {
+        error_prepend(errp, "disk replication: ");
+        return false;
+    }
+    colo_proxy_committed(shot->epoch);
+    resume_vm(r);
+    pause_us = g_get_monotonic_time() - shot->stopped_us;
+    trace_colo_checkpoint_committed(shot->epoch, pause_us);
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        ColoTotals *t = &r->machine.progress.totals;
+
+        colo_stats_add(&e->stats, shot->epoch, shot->reason, t->pages,
+                       t->zero_pages, t->bytes, pause_us);
+    }
+    if (shot->flags & COLO_COMMIT_F_SHUTDOWN) {
+        colo_engine_resume_deferred();
+    }
+    return true;
+}
+
+/* On failure the VM stands still, and what is to become of it is open. */
+static bool checkpoint(ColoPrimaryRun *r, ColoCheckpointReason reason,
+                       Error **errp)
+{
+    Shot shot = { .reason = reason };
+    bool ok;
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        shot.epoch = r->machine.committed + 1;
+        e->requested = false;
+    }
+    trace_colo_checkpoint_begin(shot.epoch, ColoCheckpointReason_str(reason));
+    bql_lock();
+    ok = capture(r, &shot, errp);
+    bql_unlock();
+    ok = ok && transmit(r, &shot, errp) && wait_committed(r, &shot, errp);
+    if (ok) {
+        bql_lock();
+        ok = finish(r, &shot, errp);
+        bql_unlock();
+    }
+    r->started_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    return ok;
+}
+
+/*
+ * Wait for the end of the epoch. True: a checkpoint is due, for @reason.
+ * False: there will be none, the peer is lost or somebody has decided.
+ */
+static bool wait_epoch(ColoPrimaryRun *r, ColoCheckpointReason *reason)
+{
+    QEMU_LOCK_GUARD(&e->lock);
+    while (!must_end(r) && r->machine.state == COLO_P_RUNNING) {
+        int64_t left = r->started_ms + migrate_checkpoint_delay() -
+                       qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+        if (e->requested) {
+            *reason = e->reason;
+            return true;
+        }
+        if (left <= 0) {
+            *reason = COLO_CHECKPOINT_REASON_PERIOD;
+            return true;
+        }
+        qemu_cond_timedwait(&e->cond, &e->lock, MIN(left, INT_MAX));
+    }
+    return false;
+}
+
+/* Checkpoint after checkpoint, as long as there is a peer. */
+static void protect(ColoPrimaryRun *r, Error **errp)
+{
+    ColoCheckpointReason reason = COLO_CHECKPOINT_REASON_START;
+
+    do {
+        if (!checkpoint(r, reason, errp)) {
+            return;
+        }
+    } while (wait_epoch(r, &reason));
+}
+
+/* The peer is gone or has failed, and nobody has decided yet. */
+static void wait_decision(ColoPrimaryRun *r)
+{
+    bql_lock();
+    colo_proxy_peer_lost();
+    resume_vm(r);
+    colo_engine_exit(COLO_EXIT_REASON_ERROR);
+    bql_unlock();
+    QEMU_LOCK_GUARD(&e->lock);
+    while (r->machine.state == COLO_P_LOST && !must_end(r)) {
+        qemu_cond_wait(&e->cond, &e->lock);
+    }
+}
+
+/* Tell a peer that may still answer, and give it time to stop. */
+static void tell_peer(ColoPrimaryRun *r)
+{
+    bool end;
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        end = e->cancel &&
+              colo_primary_may_send(&r->machine, COLO_MSG_END);
+        if (e->quit) {
+            return;
+        }
+        if (!end) {
+            colo_primary_failover(&r->machine, NULL);
+        }
+        state_changed(r);
+    }
+    if (end) {
+        send_text(r, COLO_MSG_END, "protection was cancelled");
+    } else {
+        send_text(r, COLO_MSG_TAKEOVER, "the primary takes over");
+    }
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        int64_t until = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                        COLO_TAKEOVER_MS;
+
+        while ((r->machine.state == COLO_P_TAKING_OVER ||
+                r->machine.state == COLO_P_ENDING) && !e->quit) {
+            int64_t left = until - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+            if (left <= 0) {
+                break;
+            }
+            qemu_cond_timedwait(&e->cond, &e->lock, left);
+        }
+        if (r->machine.state != COLO_P_STOPPED && !e->quit) {
+            /* it did not answer in time, or could not even be told */
+            colo_primary_peer_lost(&r->machine);
+            colo_primary_failover(&r->machine, NULL);
+        }
+    }
+}
+
+/* Say why we end to a peer that has not failed itself. */
+static void tell_error(ColoPrimaryRun *r, const char *text)
+{
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        colo_primary_failed(&r->machine);
+        state_changed(r);
+    }
+    send_text(r, COLO_MSG_ERROR, text);
+}
+
+/* This side goes on, alone; or, if the peer took over, never again. BQL. */
+static void settle(ColoPrimaryRun *r, bool survivor)
+{
+    Error *err = NULL;
+
+    if (r->replicating) {
+        replication_stop_all(survivor, &err);
+        if (err) {
+            error_reportf_err(err, "COLO: ending disk replication: ");
+        }
+    }
+    if (r->proxied) {
+        colo_proxy_stop_primary(survivor);
+    }
+    if (survivor) {
+        resume_vm(r);
+        colo_engine_resume_deferred();
+        return;
+    }
+    stall_watch(r, false);
+    vm_stop(RUN_STATE_COLO);
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        e->stopped = true;
+    }
+    if (runstate_check(RUN_STATE_COLO) || runstate_check(RUN_STATE_PAUSED)) {
+        runstate_set(RUN_STATE_POSTMIGRATE);
+    }
+}
+
+static void end_status(ColoPrimaryRun *r, bool decided, Error *err)
+{
+    MigrationState *s = r->s;
+    MigrationStatus status = e->cancel ? MIGRATION_STATUS_CANCELLED :
+                             decided ? MIGRATION_STATUS_COMPLETED :
+                                       MIGRATION_STATUS_FAILED;
+
+    if (!decided && err) {
+        migrate_set_error(s, err);
+    }
+    migrate_set_state(&s->state, MIGRATION_STATUS_COLO, status);
+}
+
+static void run_end(ColoPrimaryRun *r)
+{
+    bql_unlock();
+    qemu_thread_join(&r->receiver);
+    bql_lock();
+    colo_engine_end();
+    timer_free(r->stall_timer);
+    colo_link_destroy(&r->link);
+    colo_primary_destroy(&r->machine);
+    error_free(r->error);
+    g_byte_array_unref(r->tables);
+    g_clear_pointer(&r->device, g_byte_array_unref);
+}
+
+static bool run_begin(ColoPrimaryRun *r, MigrationState *s, Error **errp)
+{
+    g_auto(ColoHello) hello = { 0 };
+
+    if (!colo_engine_hello(&hello, errp)) {
+        return false;
+    }
+    r->s = s;
+    colo_engine_begin(COLO_MODE_PRIMARY);
+    colo_primary_init(&r->machine, &hello, 0);
+    colo_link_init(&r->link, qemu_file_get_ioc(s->to_dst_file),
+                   COLO_SIDE_PRIMARY);
+    r->stall_timer = timer_new_ms(QEMU_CLOCK_REALTIME, stall_check, r);
+    r->tables = g_byte_array_new();
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        e->link = &r->link;
+        e->in_checkpoint = true;
+    }
+    qemu_thread_create(&r->receiver, "colo/rx", receiver_thread, r,
+                       QEMU_THREAD_JOINABLE);
+    return true;
+}
+
+/* Without the BQL. Until somebody has decided who survives. */
+static void run(ColoPrimaryRun *r)
+{
+    Error *err = NULL;
+    bool started, undecided, broken;
+
+    started = handshake(r, &err);
+    if (started) {
+        bql_lock();
+        started = start_parts(r, &err);
+        bql_unlock();
+    }
+    if (started) {
+        protect(r, &err);
+    }
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        broken = err && !must_end(r);
+    }
+    if (broken) {
+        tell_error(r, error_get_pretty(err));
+    }
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (err) {
+            note_error(r, err);
+        }
+        undecided = r->machine.state == COLO_P_LOST && !must_end(r);
+    }
+    if (undecided) {
+        error_report("COLO: protection is lost: %s",
+                     r->error ? error_get_pretty(r->error) : "unknown");
+        wait_decision(r);
+    }
+    tell_peer(r);
+}
+
+void migrate_start_colo_process(MigrationState *s)
+{
+    ColoPrimaryRun r = { 0 };
+    Error *err = NULL;
+    bool survivor, decided, quit;
+
+    if (!run_begin(&r, s, &err)) {
+        error_report_err(error_copy(err));
+        migrate_set_error(s, err);
+        error_free(err);
+        migrate_set_state(&s->state, MIGRATION_STATUS_COLO,
+                          MIGRATION_STATUS_FAILED);
+        colo_engine_vm_start();
+        return;
+    }
+    bql_unlock();
+    run(&r);
+    bql_lock();
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        quit = e->quit;
+        survivor = colo_primary_survives(&r.machine);
+        decided = e->failover || e->cancel || !survivor;
+    }
+    if (!decided && r.error) {
+        error_report("COLO: protection has ended: %s",
+                     error_get_pretty(r.error));
+    }
+    if (survivor || quit) {
+        colo_link_shutdown(&r.link);
+    }
+    if (!quit) {
+        settle(&r, survivor);
+        send_text(&r, COLO_MSG_STOPPED, "stopped");
+        colo_engine_exit(decided ? COLO_EXIT_REASON_REQUEST :
+                                   COLO_EXIT_REASON_ERROR);
+    }
+    colo_link_shutdown(&r.link);
+    end_status(&r, decided, r.error);
+    run_end(&r);
+}

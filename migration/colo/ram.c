@@ -1,0 +1,302 @@
+/*
+ * COLO: the secondary's copies of guest memory
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bitmap.h"
+#include "qemu/cutils.h"
+#include "qemu/main-loop.h"
+#include "qemu/madvise.h"
+#include "qemu/rcu.h"
+#include "qemu/stats64.h"
+#include "exec/ramblock.h"
+#include "exec/ram_addr.h"
+#include "exec/target_page.h"
+#include "exec/memory.h"
+#include "../ram.h"
+#include "ram.h"
+#include "trace.h"
+
+typedef struct ColoCopy {
+    RAMBlock *rb;
+    size_t size;            /* bytes mapped, of base and stage each */
+    uint64_t npages;
+    uint8_t *base;
+    uint8_t *stage;
+    unsigned long *staged;  /* set by channel threads: atomically */
+} ColoCopy;
+
+static struct {
+    ColoCopy *copies;       /* in the order of the primary's HELLO */
+    unsigned n;
+    GHashTable *by_block;   /* RAMBlock -> ColoCopy */
+    bool logging;
+    bool discard_disabled;
+    Stat64 pages;
+    Stat64 zero_pages;
+} ram;
+
+static void *map_sparse(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (p == MAP_FAILED) {
+        return NULL;
+    }
+    qemu_madvise(p, size, QEMU_MADV_DONTDUMP);
+    qemu_madvise(p, size, QEMU_MADV_DONTFORK);
+    return p;
+}
+
+/* Copy @rb to its base; pages that are zero stay unpopulated there. */
+static void take_base(ColoCopy *c)
+{
+    for (uint64_t i = 0; i < c->npages; i++) {
+        const uint8_t *host = c->rb->host + (i << TARGET_PAGE_BITS);
+
+        if (!buffer_is_zero(host, TARGET_PAGE_SIZE)) {
+            memcpy(c->base + (i << TARGET_PAGE_BITS), host, TARGET_PAGE_SIZE);
+        }
+    }
+}
+
+static bool copy_setup(ColoCopy *c, const ColoRamBlock *block, Error **errp)
+{
+    RAMBlock *rb = qemu_ram_block_by_name(block->idstr);
+
+    if (!rb || rb->used_length != block->used_length) {
+        error_setg(errp, "RAM block '%s' of the primary is not there, or of "
+                   "another size", block->idstr);
+        return false;
+    }
+    c->rb = rb;
+    c->size = ROUND_UP(rb->used_length, qemu_real_host_page_size());
+    c->npages = rb->used_length >> TARGET_PAGE_BITS;
+    c->base = map_sparse(c->size);
+    c->stage = map_sparse(c->size);
+    if (!c->base || !c->stage) {
+        error_setg_errno(errp, errno, "no memory for the checkpoints of RAM "
+                         "block '%s', %zu bytes", rb->idstr, c->size);
+        return false;
+    }
+    c->staged = bitmap_new(c->npages);
+    take_base(c);
+    return true;
+}
+
+static void copy_destroy(ColoCopy *c)
+{
+    if (c->base) {
+        munmap(c->base, c->size);
+    }
+    if (c->stage) {
+        munmap(c->stage, c->size);
+    }
+    g_free(c->staged);
+    if (c->rb && ram.logging) {
+        g_clear_pointer(&c->rb->bmap, g_free);
+    }
+}
+
+/* Log the SVM's writes in RAMBlock::bmap, cleared at each sync. */
+static bool start_log(Error **errp)
+{
+    for (unsigned i = 0; i < ram.n; i++) {
+        ram.copies[i].rb->bmap = bitmap_new(ram.copies[i].npages);
+        ram.copies[i].rb->clear_bmap = NULL;
+    }
+    ram.logging = true;
+    if (!memory_global_dirty_log_start(GLOBAL_DIRTY_MIGRATION, errp)) {
+        return false;
+    }
+    memory_global_dirty_log_sync(false);
+    for (unsigned i = 0; i < ram.n; i++) {
+        ColoCopy *c = &ram.copies[i];
+
+        cpu_physical_memory_sync_dirty_bitmap(c->rb, 0, c->rb->used_length);
+        bitmap_zero(c->rb->bmap, c->npages);
+    }
+    return true;
+}
+
+bool colo_ram_setup(const ColoRamList *layout, Error **errp)
+{
+    unsigned n = colo_ramlist_size(layout);
+
+    if (ram_block_discard_disable(true)) {
+        error_setg(errp, "a device discards guest memory (a balloon, say), "
+                   "which a secondary can't follow; remove it");
+        return false;
+    }
+    ram.discard_disabled = true;
+    ram.copies = g_new0(ColoCopy, n);
+    ram.by_block = g_hash_table_new(NULL, NULL);
+    for (unsigned i = 0; i < n; i++) {
+        ram.n = i + 1;
+        if (!copy_setup(&ram.copies[i], colo_ramlist_get(layout, i), errp)) {
+            goto fail;
+        }
+        g_hash_table_insert(ram.by_block, ram.copies[i].rb, &ram.copies[i]);
+    }
+    if (start_log(errp)) {
+        return true;
+    }
+fail:
+    colo_ram_destroy();
+    return false;
+}
+
+void colo_ram_destroy(void)
+{
+    if (ram.logging && (global_dirty_tracking & GLOBAL_DIRTY_MIGRATION)) {
+        memory_global_dirty_log_stop(GLOBAL_DIRTY_MIGRATION);
+    }
+    for (unsigned i = 0; i < ram.n; i++) {
+        copy_destroy(&ram.copies[i]);
+    }
+    g_clear_pointer(&ram.copies, g_free);
+    g_clear_pointer(&ram.by_block, g_hash_table_unref);
+    ram.n = 0;
+    ram.logging = false;
+    if (ram.discard_disabled) {
+        ram_block_discard_disable(false);
+        ram.discard_disabled = false;
+    }
+}
+
+size_t colo_ram_stage(const ColoMsg *msg, struct iovec *iov)
+{
+    ColoCopy *c = &ram.copies[msg->pages.block];
+    size_t n = 0;
+
+    for (unsigned i = 0; i < msg->pages.runs->len; i++) {
+        ColoRun *run = &g_array_index(msg->pages.runs, ColoRun, i);
+        uint8_t *to = c->stage + (run->first << TARGET_PAGE_BITS);
+        size_t bytes = (size_t)run->count << TARGET_PAGE_BITS;
+
+        bitmap_set_atomic(c->staged, run->first, run->count);
+        if (run->flags == COLO_RUN_ZERO) {
+            memset(to, 0, bytes);
+        } else {
+            iov[n].iov_base = to;
+            iov[n].iov_len = bytes;
+            n++;
+        }
+    }
+    return n;
+}
+
+/* The peer's offsets are within the block, but need not be whole pages. */
+static bool mark_staged(ColoCopy *c, const ram_addr_t *offset, uint32_t n,
+                        Error **errp)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (offset[i] & ~TARGET_PAGE_MASK) {
+            error_setg(errp, "multifd: offset " RAM_ADDR_FMT " in RAM block "
+                       "'%s' is not the start of a page", offset[i],
+                       c->rb->idstr);
+            return false;
+        }
+        set_bit_atomic(offset[i] >> TARGET_PAGE_BITS, c->staged);
+    }
+    return true;
+}
+
+bool colo_stage_multifd(MultiFDRecvParams *p, Error **errp)
+{
+    ColoCopy *c;
+
+    if (!qatomic_read(&ram.logging)) {
+        return true;
+    }
+    c = g_hash_table_lookup(ram.by_block, p->block);
+    if (!c) {
+        error_setg(errp, "multifd: RAM block '%s' is not part of checkpoints",
+                   p->block->idstr);
+        return false;
+    }
+    if (!mark_staged(c, p->normal, p->normal_num, errp) ||
+        !mark_staged(c, p->zero, p->zero_num, errp)) {
+        return false;
+    }
+    p->host = c->stage;
+    stat64_add(&ram.pages, p->normal_num);
+    stat64_add(&ram.zero_pages, p->zero_num);
+    return true;
+}
+
+void colo_ram_multifd_count(uint64_t *pages, uint64_t *zero_pages)
+{
+    *pages = stat64_get(&ram.pages);
+    *zero_pages = stat64_get(&ram.zero_pages);
+    stat64_set(&ram.pages, 0);
+    stat64_set(&ram.zero_pages, 0);
+}
+
+/* Give the staging memory of a run of pages back, and forget it. */
+static void unstage(ColoCopy *c, uint64_t first, uint64_t count)
+{
+    bitmap_clear(c->staged, first, count);
+    qemu_madvise(c->stage + (first << TARGET_PAGE_BITS),
+                 count << TARGET_PAGE_BITS, QEMU_MADV_DONTNEED);
+}
+
+void colo_ram_discard_staged(void)
+{
+    for (unsigned i = 0; i < ram.n; i++) {
+        ColoCopy *c = &ram.copies[i];
+
+        unstage(c, 0, c->npages);
+    }
+    stat64_set(&ram.pages, 0);
+    stat64_set(&ram.zero_pages, 0);
+}
+
+/* Call @f for each run of set bits in @map. */
+static void for_each_run(ColoCopy *c, const unsigned long *map,
+                         void (*f)(ColoCopy *, uint64_t, uint64_t))
+{
+    uint64_t first = find_first_bit(map, c->npages);
+
+    while (first < c->npages) {
+        uint64_t end = find_next_zero_bit(map, c->npages, first);
+
+        f(c, first, end - first);
+        first = find_next_bit(map, c->npages, end);
+    }
+}
+
+static void stage_to_base(ColoCopy *c, uint64_t first, uint64_t count)
+{
+    memcpy(c->base + (first << TARGET_PAGE_BITS),
+           c->stage + (first << TARGET_PAGE_BITS), count << TARGET_PAGE_BITS);
+}
+
+static void base_to_svm(ColoCopy *c, uint64_t first, uint64_t count)
+{
+    memcpy(c->rb->host + (first << TARGET_PAGE_BITS),
+           c->base + (first << TARGET_PAGE_BITS), count << TARGET_PAGE_BITS);
+}
+
+void colo_ram_commit(void)
+{
+    memory_global_dirty_log_sync(true);
+    for (unsigned i = 0; i < ram.n; i++) {
+        ColoCopy *c = &ram.copies[i];
+        unsigned long *changed = c->rb->bmap;
+
+        cpu_physical_memory_sync_dirty_bitmap(c->rb, 0, c->rb->used_length);
+        trace_colo_ram_commit(c->rb->idstr,
+                              bitmap_count_one(c->staged, c->npages),
+                              bitmap_count_one(changed, c->npages));
+        for_each_run(c, c->staged, stage_to_base);
+        bitmap_or(changed, changed, c->staged, c->npages);
+        for_each_run(c, changed, base_to_svm);
+        for_each_run(c, c->staged, unstage);
+        bitmap_zero(changed, c->npages);
+    }
+}

@@ -1,0 +1,58 @@
+/*
+ * COLO: the secondary's copies of guest memory
+ *
+ * Three per RAMBlock: what the SVM runs on; the base, which is the memory as
+ * of the last commit; and the staging memory, where the pages of the
+ * checkpoint under way wait, sparse, until it is whole. A commit writes the
+ * staged pages to the base, and from there to the SVM whatever either side
+ * has changed.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef MIGRATION_COLO_RAM_H
+#define MIGRATION_COLO_RAM_H
+
+#include "../multifd.h"
+#include "wire.h"
+
+/*
+ * Take the base of all RAMBlocks, whose layout in the checkpoints is @layout
+ * (the primary's, already matched with ours; kept until colo_ram_destroy()),
+ * and start to log what the SVM dirties. BQL, VM stopped.
+ */
+bool colo_ram_setup(const ColoRamList *layout, Error **errp);
+
+/* Give everything back; the SVM keeps the memory it runs on. BQL. */
+void colo_ram_destroy(void);
+
+/*
+ * Where the data of the checked PAGES message @msg is to be received: fills
+ * @iov, which has room for all its runs, and returns how many it used. Pages
+ * sent as zero are staged by this call. Receiving thread.
+ */
+size_t colo_ram_stage(const ColoMsg *msg, struct iovec *iov);
+
+/*
+ * A multifd channel has decoded and validated the header of a packet of
+ * pages. While a secondary receives checkpoints, direct its data to the
+ * staging memory and count it. Channel threads.
+ */
+bool colo_stage_multifd(MultiFDRecvParams *p, Error **errp);
+
+/*
+ * What came by multifd since the last call: pages with their content and as
+ * zero. Receiving thread, between a sync and the next packet.
+ */
+void colo_ram_multifd_count(uint64_t *pages, uint64_t *zero_pages);
+
+/* Throw away what is staged. Receiving thread, no data under way. */
+void colo_ram_discard_staged(void);
+
+/*
+ * Make the SVM's memory that of the staged checkpoint. BQL, VM stopped, no
+ * data under way. Can't fail.
+ */
+void colo_ram_commit(void);
+
+#endif

@@ -1,0 +1,66 @@
+/*
+ * COLO: what the checkpoints did so far
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "stats.h"
+
+void colo_stats_add(ColoStats *s, uint64_t epoch, ColoCheckpointReason reason,
+                    uint64_t pages, uint64_t zero_pages, uint64_t bytes,
+                    uint64_t pause_us)
+{
+    s->epoch = epoch;
+    s->by_reason[reason]++;
+    s->pages += pages;
+    s->zero_pages += zero_pages;
+    s->bytes += bytes;
+    s->pause_last = pause_us;
+    s->pause_max = MAX(s->pause_max, pause_us);
+    s->pauses[s->n_pauses++ % COLO_STATS_PAUSES] = pause_us;
+}
+
+static int compare_u64(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+uint64_t colo_stats_median(const ColoStats *s)
+{
+    size_t n = MIN(s->n_pauses, COLO_STATS_PAUSES);
+    g_autofree uint64_t *sorted = NULL;
+
+    if (!n) {
+        return 0;
+    }
+    sorted = g_memdup2(s->pauses, n * sizeof(sorted[0]));
+    qsort(sorted, n, sizeof(sorted[0]), compare_u64);
+    return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+}
+
+ColoStatistics *colo_stats_query(const ColoStats *s)
+{
+    ColoStatistics *q = g_new0(ColoStatistics, 1);
+    ColoReasonCountList **tail = &q->checkpoints;
+
+    q->epoch = s->epoch;
+    q->pages = s->pages;
+    q->zero_pages = s->zero_pages;
+    q->bytes = s->bytes;
+    q->pause_last = s->pause_last;
+    q->pause_max = s->pause_max;
+    q->pause_median = colo_stats_median(s);
+    for (int i = 0; i < COLO_CHECKPOINT_REASON__MAX; i++) {
+        if (s->by_reason[i]) {
+            ColoReasonCount *count = g_new0(ColoReasonCount, 1);
+
+            count->reason = i;
+            count->count = s->by_reason[i];
+            QAPI_LIST_APPEND(tail, count);
+        }
+    }
+    return q;
+}
