@@ -1,0 +1,3 @@
+# Pairs of QEMUs under test
+#
+# SPDX-License-Identifier: GPL-2.0-or-later

@@ -1,0 +1,87 @@
+# A served guest through failovers: what the documented test and the demo do
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+from .clients import check_records
+from .util import expect, wait_for
+
+TRANSFERS = ('upload', 'download')
+
+
+def serve(pair, **usual):
+    """A protected guest with clients of all kinds."""
+    pair.bring_up()
+    expect(pair.primary.console.command('disk') == 'ext4',
+           'the guest has mounted its disk', 'it has not')
+    pair.clients.wait_reachable()
+    pair.clients.start_usual(**usual)
+    pair.clients.wait_progress()
+
+
+def silent(pair):
+    """Start watching the SVM's tap: returns a check that nothing left it."""
+    tap, name = pair.shost.tap, pair.secondary.name
+    before = pair.bridge.sent_by_guest(tap)
+
+    def check():
+        now = pair.bridge.sent_by_guest(tap)
+        expect(now == before, f'no packet leaves {name} while it is the '
+               'secondary', f'{now - before} packets')
+    return check
+
+
+def lose(pair, side, low=0.1, high=0.85):
+    """Kill one side in the middle of transfers; the survivor serves."""
+    names = [n for n in TRANSFERS if n in pair.clients.status()]
+    if names:
+        pair.clients.wait_middle(names, low, high)
+    if side == 'primary':
+        pair.kill_primary()
+        pair.secondary_failover()
+    else:
+        pair.kill_secondary()
+        pair.primary_failover()
+    pair.clients.wait_progress(60)
+
+
+def protect_again(pair):
+    """A new secondary, resync, protection back, and the guest serves."""
+    pair.resume()
+    pair.clients.wait_progress(60)
+
+
+def finish(pair):
+    """Stop the clients and check all they saw; returns their reports."""
+    clients = pair.clients
+    clients.check()
+    reports = clients.stop()
+    clients.check(reports)
+    if 'udp' in reports:
+        clients.check_udp()
+    vm = pair.primary
+    if pair.secondary:
+        pair.kill_secondary()
+    wait_for(lambda: not vm.qmp.cmd('query-block-jobs'), 60,
+             'the end of the merge')
+    vm.kill()
+    records = pair.records()
+    check_records(reports, records)
+    return reports, records
+
+
+def table(rows):
+    """Rows of cells as lines, columns aligned."""
+    widths = [max(len(str(row[i])) for row in rows)
+              for i in range(len(rows[0]))]
+    return ['  '.join(str(cell).ljust(width) if i == 0 else
+                      str(cell).rjust(width)
+                      for i, (cell, width) in enumerate(zip(row, widths)))
+            for row in rows]
+
+
+def report_rows(reports):
+    rows = [('client', 'requests', 'errors', 'longest gap ms')]
+    for name, report in reports.items():
+        rows.append((name, report['requests'], len(report['errors']),
+                     report['gap_ms']))
+    return rows

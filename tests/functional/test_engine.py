@@ -1,0 +1,291 @@
+#!/usr/bin/python3
+# The checkpoint engine alone: pairs with neither network nor disk
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import signal
+
+from colo import tap
+from colo.engine import (check_alive, check_memory, clock_distance, last_tick,
+                         load_stat, start_load)
+from colo.pair import Pair, engine_only
+from colo.qmp import QMPError
+from colo.util import expect, wait_for
+
+suite = tap.Suite()
+MIB = 32
+
+
+def protected(env, rate=40, kind='random', **changes):
+    """A protected pair with a load on the guest's memory."""
+    pair = Pair(env, engine_only(**changes))
+    pair.bring_up()
+    if rate:
+        start_load(pair.primary, MIB, rate, kind)
+    return pair
+
+
+def lose_primary(pair, inside):
+    """Kill the primary, in a checkpoint or not; what was committed stays."""
+    pair.checkpoint()
+    if inside:
+        mark = pair.primary.qmp.mark()
+        pair.primary.qmp.wait_event('STOP', 30, mark)
+    pair.kill_primary()
+    pair.secondary_failover()
+
+
+def lose_secondary(pair, inside):
+    if inside:
+        mark = pair.secondary.qmp.mark()
+        pair.secondary.qmp.wait_event('STOP', 30, mark)
+    pair.kill_secondary()
+    pair.primary_failover()
+
+
+def failover(env, side, inside, again=False, **changes):
+    pair = protected(env, **changes)
+    pair.wait_checkpoints(3)
+    floor = last_tick(pair.primary)
+    (lose_primary if side == 'primary' else lose_secondary)(pair, inside)
+    check_alive(pair.primary, floor)
+    check_memory(pair.primary, MIB)
+    status = pair.status(pair.primary)
+    expect(status['mode'] == 'none' and status['last-mode'] != 'none',
+           'query-colo-status tells that COLO has ended', status)
+    if again:
+        pair.primary.console.command(f'dirty {MIB} 40 random')
+        pair.resume()
+        pair.wait_checkpoints(2)
+        floor = last_tick(pair.primary)
+        lose_primary(pair, False)
+        check_alive(pair.primary, floor)
+        check_memory(pair.primary, MIB)
+
+
+def rounds(env):
+    """Failover and protection again, both ways, and again."""
+    pair = protected(env, rate=20)
+    for _ in range(2):
+        for lose in lose_primary, lose_secondary:
+            pair.wait_checkpoints(2)
+            floor = last_tick(pair.primary)
+            lose(pair, False)
+            check_alive(pair.primary, floor)
+            pair.resume()
+    check_memory(pair.primary, MIB)
+
+
+def dirty_rate(env, rate, kind='random', bandwidth=0, **changes):
+    """Checkpoints go on at this rate, and the SVM has the right memory."""
+    pair = protected(env, rate, kind, bandwidth=bandwidth, **changes)
+    pair.wait_checkpoints(3, 100)
+    floor = last_tick(pair.primary)
+    env.note(f'statistics: {pair.stats()}')
+    lose_primary(pair, True)
+    check_alive(pair.primary, floor)
+    if rate:
+        check_memory(pair.primary, MIB)
+
+
+def on_demand(env):
+    """Checkpoints by command and by a period changed while running."""
+    pair = protected(env, delay=600000)
+    pair.checkpoint()
+    count = pair.committed()
+    pair.primary.qmp.cmd('migrate-set-parameters',
+                         {'x-checkpoint-delay': 100})
+    pair.wait_checkpoints(4, 30)
+    reasons = pair.reasons()
+    expect(reasons.get('request', 0) >= 1 and reasons.get('period', 0) >= 3,
+           'checkpoints by request and by period', reasons)
+    stats = pair.stats()
+    expect(stats['epoch'] >= count + 4 and stats['pages'] > 0 and
+           0 < stats['pause-median'] <= stats['pause-max'],
+           'statistics that add up', stats)
+
+
+def stopped_primary(env, yank):
+    """The primary hangs, its sockets stay open: the secondary takes over."""
+    pair = protected(env)
+    pair.checkpoint()
+    floor = last_tick(pair.primary)
+    if yank:
+        mark = pair.primary.qmp.mark()
+        pair.primary.qmp.wait_event('STOP', 30, mark)
+    pair.primary.kill(signal.SIGSTOP)
+    vm = pair.secondary
+    if yank:
+        vm.qmp.cmd('yank', {'instances': [{'type': 'migration'}]}, oob=True)
+    old = pair.primary
+    pair.secondary_failover()
+    check_alive(pair.primary, min(floor, last_tick(pair.primary)))
+    check_memory(pair.primary, MIB)
+    old.kill()
+
+
+def stopped_secondary(env, yank):
+    """The secondary hangs, in a checkpoint: the primary goes on."""
+    pair = protected(env)
+    pair.wait_checkpoints(2)
+    floor = last_tick(pair.primary)
+    pair.secondary.kill(signal.SIGSTOP)
+    vm = pair.primary
+    if yank:
+        vm.qmp.cmd('yank', {'instances': [{'type': 'migration'}]}, oob=True)
+    hung = pair.secondary
+    pair.primary_failover()
+    check_alive(vm, floor)
+    check_memory(vm, MIB)
+    hung.kill()
+    pair.resume()
+    pair.wait_checkpoints(2)
+
+
+def clocks(env):
+    """The guests' clocks do not drift apart with the checkpoints."""
+    pair = protected(env, rate=10, delay=100)
+    pair.wait_checkpoints(40, 100)
+    pair.primary.qmp.cmd('migrate-set-parameters',
+                         {'x-checkpoint-delay': 5000})
+    pair.checkpoint()
+    distance, error = clock_distance(pair)
+    env.note(f'clocks apart after {pair.committed()} checkpoints: '
+             f'{distance * 1000:.1f} ms (error {error * 1000:.1f} ms)')
+    expect(abs(distance) < 0.2 + error, 'clocks less than 200 ms apart after '
+           '40 checkpoints', f'{distance * 1000:.0f} ms')
+
+
+def stop_and_cont(env):
+    """stop and cont of a protected guest; protection goes on."""
+    pair = protected(env, rate=0)
+    vm = pair.primary
+    vm.qmp.cmd('stop')
+    status = vm.qmp.cmd('query-status')
+    expect(not status['running'], 'the guest is stopped', status)
+    vm.qmp.cmd('cont')
+    wait_for(lambda: vm.qmp.cmd('query-status')['running'], 30,
+             'the guest runs again')
+    pair.wait_checkpoints(2)
+    floor = last_tick(vm)
+    lose_primary(pair, False)
+    check_alive(pair.primary, floor)
+
+
+def quit_side(env, side):
+    """quit on one side ends that QEMU cleanly; the other one survives."""
+    pair = protected(env)
+    pair.wait_checkpoints(2)
+    if side == 'primary':
+        status = pair.primary.quit()
+        pair.secondary_failover()
+    else:
+        status = pair.secondary.quit()
+        pair.primary_failover()
+    expect(status == 0, 'quit ends QEMU with status 0', status)
+    check_alive(pair.primary, 0)
+    check_memory(pair.primary, MIB)
+
+
+def cancel(env):
+    """migrate_cancel ends protection or is refused; it never hangs."""
+    pair = protected(env)
+    vm = pair.primary
+    mark = vm.qmp.mark()
+    try:
+        vm.qmp.cmd('migrate_cancel')
+        vm.qmp.wait_event('COLO_EXIT', 30, mark)
+        wait_for(lambda: vm.qmp.cmd('query-migrate')['status'] not in (
+            'cancelling', 'colo'), 30, lambda: 'an end of the migration, '
+            f'seen {vm.qmp.cmd("query-migrate")}')
+    except QMPError as error:
+        env.note(f'refused: {error.desc}')
+        pair.wait_checkpoints(2)
+    check_alive(vm, 0)
+    check_memory(vm, MIB)
+
+
+def heartbeat_lie(env):
+    """The primary is told to go on alone while the peer still answers."""
+    pair = protected(env)
+    pair.wait_checkpoints(2)
+    vm, peer = pair.primary, pair.secondary
+    pair.primary_failover()
+    check_alive(vm, 0)
+    wait_for(lambda: not peer.running() or
+             not peer.qmp.cmd('query-status')['running'], 30,
+             'the secondary stops')
+    check_memory(vm, MIB)
+
+
+def one_sided(env, side):
+    """x-colo on one side only: an error, and the primary's guest runs on."""
+    pair = Pair(env, engine_only())
+    pair.start()
+    commands = {'primary': pair.doc.primary_setup,
+                'secondary': pair.doc.secondary_setup}
+    caps = commands['primary'][-2]
+    assert caps['execute'] == 'migrate-set-capabilities'
+    off = {'capabilities': [{'capability': 'x-colo', 'state': False}]}
+    pair.secondary.qmp.cmd('migrate-set-capabilities', off)
+    if side == 'primary':
+        pair.primary.qmp.execute(caps)
+    else:
+        pair.secondary.qmp.execute(caps)
+    pair.primary.qmp.cmd('migrate', {'uri': 'tcp:127.0.0.2:9998'})
+    vm = pair.primary
+
+    def settled():
+        state = vm.qmp.cmd('query-migrate').get('status')
+        return state in ('failed', 'completed', 'cancelled')
+    wait_for(settled, 40, lambda: 'an end of the migration, seen '
+             f'{vm.qmp.cmd("query-migrate")}')
+    env.note(f'{vm.qmp.cmd("query-migrate").get("status")}: '
+             f'{vm.qmp.cmd("query-migrate").get("error-desc")}')
+    survivor = vm
+    if vm.qmp.cmd('query-migrate')['status'] == 'completed':
+        survivor = pair.secondary
+    check_alive(survivor, 0)
+
+
+FAILOVERS = (
+    # name, side, inside, again, options
+    ('plain-primary', 'primary', False, True, {}),
+    ('plain-primary-inside-smp2', 'primary', True, False, {'smp': 2}),
+    ('plain-secondary-smp2', 'secondary', False, True, {'smp': 2}),
+    ('plain-secondary-inside', 'secondary', True, False, {}),
+    ('multifd-primary-smp2', 'primary', False, True,
+     {'multifd': 2, 'smp': 2}),
+    ('multifd-secondary-inside', 'secondary', True, False, {'multifd': 2}),
+    ('zlib-primary-inside', 'primary', True, False,
+     {'multifd': 2, 'compression': 'zlib', 'kind': 'text'}),
+    ('zlib-secondary-smp2', 'secondary', False, False,
+     {'multifd': 2, 'compression': 'zlib', 'smp': 2}),
+)
+
+for name, side, inside, again, changes in FAILOVERS:
+    suite.add('failover/' + name, 80, failover, side, inside, again,
+              **changes)
+suite.add('rounds', 100, rounds)
+suite.add('rate/idle', 50, dirty_rate, 0)
+suite.add('rate/words', 60, dirty_rate, 200, 'word')
+suite.add('rate/full', 60, dirty_rate, 120)
+suite.add('rate/full-smp2-multifd', 60, dirty_rate, 120, smp=2, multifd=2)
+suite.add('rate/more-than-the-link', 120, dirty_rate, 400,
+          bandwidth=16 << 20)
+suite.add('on-demand', 50, on_demand)
+suite.add('stopped/primary', 60, stopped_primary, False)
+suite.add('stopped/primary-yank', 60, stopped_primary, True)
+suite.add('stopped/secondary', 60, stopped_secondary, False)
+suite.add('stopped/secondary-yank', 60, stopped_secondary, True)
+suite.add('clocks', 120, clocks)
+suite.add('command/stop-cont', 60, stop_and_cont)
+suite.add('command/quit-primary', 60, quit_side, 'primary')
+suite.add('command/quit-secondary', 60, quit_side, 'secondary')
+suite.add('command/cancel', 60, cancel)
+suite.add('command/lost-heartbeat-while-alive', 60, heartbeat_lie)
+suite.add('one-sided/primary', 60, one_sided, 'primary')
+suite.add('one-sided/secondary', 60, one_sided, 'secondary')
+
+if __name__ == '__main__':
+    tap.main(suite)

@@ -1,0 +1,99 @@
+#!/usr/bin/python3
+# Guests that power off, reset or panic while protected: what the PVM does is
+# output, what the SVM does alone is divergence
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+from colo import tap
+from colo.engine import check_alive, last_tick
+from colo.pair import Pair, engine_only
+from colo.util import expect, wait_for
+
+suite = tap.Suite()
+
+
+def protected(env):
+    pair = Pair(env, engine_only())
+    pair.bring_up()
+    return pair
+
+
+def power_off(env):
+    """The guest powers off: both QEMUs end, and say why."""
+    pair = protected(env)
+    both = pair.primary, pair.secondary
+    marks = {vm: vm.qmp.mark() for vm in both}
+    pair.primary.console.send('x poweroff')
+    for vm in both:
+        event = vm.qmp.wait_event('SHUTDOWN', 40, marks[vm])
+        expect(event['data']['guest'], f'{vm.name} shuts down because of the '
+               'guest', event['data'])
+        status = vm.wait_exit(20)
+        expect(status == 0, f'{vm.name} ends with status 0', status)
+
+
+def reset(env, command):
+    """The guest resets: both follow, protection goes on."""
+    pair = protected(env)
+    vm = pair.primary
+    since = len(vm.console.text)
+    mark = vm.qmp.mark()
+    vm.console.send('x ' + command)
+    vm.qmp.wait_event('RESET', 40, mark)
+    vm.console.wait(r'^guestd ready', 60, since)
+    reasons = pair.reasons()
+    expect(reasons.get('guest', 0) >= 1, 'a checkpoint because of the guest',
+           reasons)
+    pair.wait_checkpoints(2)
+    floor = last_tick(vm)
+    pair.kill_primary()
+    pair.secondary_failover()
+    check_alive(pair.primary, min(floor, last_tick(pair.primary)))
+
+
+def alone(env, command):
+    """The SVM alone does it: a checkpoint puts it right."""
+    pair = protected(env)
+    pair.primary.qmp.cmd('migrate-set-parameters',
+                         {'x-checkpoint-delay': 600000})
+    pair.checkpoint()
+    floor = last_tick(pair.primary)
+    pair.secondary.console.send('x ' + command)
+    wait_for(lambda: pair.reasons().get('secondary', 0) >= 1, 40,
+             lambda: f'a checkpoint because of the secondary, seen '
+             f'{pair.reasons()}')
+    check_alive(pair.secondary, floor)
+    check_alive(pair.primary, floor)
+    pair.checkpoint()
+    floor = last_tick(pair.primary)
+    pair.kill_primary()
+    pair.secondary_failover()
+    check_alive(pair.primary, min(floor, last_tick(pair.primary)))
+
+
+def after_failover(env):
+    """A survivor powers off and resets like any guest."""
+    pair = protected(env)
+    pair.kill_primary()
+    pair.secondary_failover()
+    vm = pair.primary
+    check_alive(vm, 0)
+    since = len(vm.console.text)
+    vm.console.send('x reboot')
+    vm.console.wait(r'^guestd ready', 60, since)
+    mark = vm.qmp.mark()
+    vm.console.send('x poweroff')
+    vm.qmp.wait_event('SHUTDOWN', 40, mark)
+    expect(vm.wait_exit(20) == 0, 'status 0', vm.proc.returncode)
+
+
+suite.add('pvm/poweroff', 60, power_off)
+suite.add('pvm/reboot', 80, reset, 'reboot')
+suite.add('pvm/panic', 80, reset, 'crash')
+suite.add('svm/poweroff', 60, alone, 'poweroff')
+suite.add('svm/reboot', 60, alone, 'reboot')
+suite.add('svm/panic', 60, alone, 'crash')
+suite.add('survivor', 60, after_failover)
+
+if __name__ == '__main__':
+    tap.main(suite)

@@ -1,0 +1,99 @@
+/*
+ * Services of the test guest: commands
+ *
+ *   ping                      pong
+ *   time                      nanoseconds: monotonic, real
+ *   dirty MIB RATE KIND       ok
+ *   stat                      pages written by the load, wrong pages
+ *   udp CLIENT N              how often each of the first N was executed
+ *   disk                      kind of the data disk's file system, or none
+ *   sync                      ok, when all files are on the disk
+ *   record CLIENT SEQ         as the record service does: ok or an errno
+ *   poweroff, reboot, crash   no answer
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/reboot.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+#include "guestd.h"
+
+static void crash(void)
+{
+    int fd = open("/proc/sysrq-trigger", O_WRONLY);
+
+    write_all(fd, "c", 1);
+}
+
+static void report_disk(char *reply, size_t size)
+{
+    struct statfs fs;
+    bool ext = statfs("/data", &fs) == 0 && fs.f_type == 0xef53;
+
+    snprintf(reply, size, "%s", ext ? "ext4" : "none");
+}
+
+void control_command(const char *line, char *reply, size_t size)
+{
+    unsigned mib, rate, client, n;
+    int error;
+    uint64_t pages, bad;
+    char kind[16];
+
+    if (!strcmp(line, "ping")) {
+        snprintf(reply, size, "pong");
+    } else if (!strcmp(line, "time")) {
+        snprintf(reply, size, "%llu %llu",
+                 (unsigned long long)clock_ns(CLOCK_MONOTONIC),
+                 (unsigned long long)clock_ns(CLOCK_REALTIME));
+    } else if (sscanf(line, "dirty %u %u %15s", &mib, &rate, kind) == 3) {
+        const char *error = dirty_set(mib, rate, kind);
+
+        snprintf(reply, size, "%s", error ? error : "ok");
+    } else if (!strcmp(line, "stat")) {
+        dirty_stat(&pages, &bad);
+        snprintf(reply, size, "%llu %llu", (unsigned long long)pages,
+                 (unsigned long long)bad);
+    } else if (sscanf(line, "udp %u %u", &client, &n) == 2 && n < size) {
+        udp_counts(client, n, reply);
+    } else if (!strcmp(line, "disk")) {
+        report_disk(reply, size);
+    } else if (!strcmp(line, "sync")) {
+        sync();
+        snprintf(reply, size, "ok");
+    } else if (sscanf(line, "record %u %u", &client, &n) == 2) {
+        error = record_append(client, n, "x");
+        snprintf(reply, size, error ? "error %d" : "ok", error);
+    } else if (!strcmp(line, "poweroff")) {
+        reboot(RB_POWER_OFF);
+    } else if (!strcmp(line, "reboot")) {
+        reboot(RB_AUTOBOOT);
+    } else if (!strcmp(line, "crash")) {
+        crash();
+    } else {
+        snprintf(reply, size, "unknown command");
+    }
+}
+
+void serve_control(int fd)
+{
+    LineReader r = { .fd = fd };
+    static __thread char reply[UDP_REQUESTS + 64];
+    char line[1024];
+
+    while (read_line(&r, line, sizeof(line))) {
+        size_t len;
+
+        control_command(line, reply, sizeof(reply) - 1);
+        len = strlen(reply);
+        reply[len++] = '\n';
+        if (!write_all(fd, reply, len)) {
+            break;
+        }
+    }
+}
