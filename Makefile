@@ -1,0 +1,47 @@
+# The words people type. What is behind them: ./configure installs what is
+# missing, assembles the tree and configures, ninja builds, meson tests.
+#
+#   make              build the pair's QEMU
+#   make demo         build, then watch a guest survive
+#   make check        build, then run all tests
+#   make check-unit   the tests that need no VM
+#   make check-long   longer tests of pairs
+#   make check-cut    streams cut at every message boundary
+#   make series       the patch series for QEMU, in $(BUILD)/series
+#
+# CONFIGURE="..." is passed on to ./configure.
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+BUILD ?= build
+
+all: build
+
+python:
+	@command -v python3 >/dev/null || { \
+	  echo '==> installing python3' && apt-get update -q && \
+	  apt-get install -y -q --no-install-recommends python3; } || { \
+	  echo 'python3 is missing; run as root: apt-get install python3' >&2; \
+	  exit 1; }
+
+configured: python
+	@./configure --build=$(BUILD) $(CONFIGURE)
+
+build: configured
+	@echo '==> building'
+	@ninja -C $(BUILD) --quiet
+
+demo: build
+	@COLO_QEMU_BUILD=$(abspath $(BUILD))/qemu python3 tests/functional/demo.py
+
+check: build
+	@python3 scripts/check.py $(BUILD) unit stock pair
+
+check-unit check-stock check-pair check-long check-cut: check-%: build
+	@python3 scripts/check.py $(BUILD) $*
+
+series: configured
+	@python3 scripts/series.py $(BUILD)
+
+.PHONY: all python configured build demo check check-unit check-stock check-pair \
+        check-long check-cut series
