@@ -68,7 +68,7 @@ def configure_qemu(tree, build, extra):
     if stamp.exists() and (build / "build.ninja").exists() and \
             stamp.read_text(encoding="utf-8") == want:
         return
-    step("configuring QEMU: " + " ".join(extra))
+    step(" ".join(["configuring QEMU", *extra]))
     shutil.rmtree(build, ignore_errors=True)
     build.mkdir(parents=True)
     run([str(tree / "configure"), *options], "QEMU's configure",

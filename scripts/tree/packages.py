@@ -94,7 +94,10 @@ def apt_options(cache):
     options = ["-o", f"Dir::Etc::sourcelist={sources}",
                "-o", "Dir::Etc::sourceparts=-",
                "-o", f"Dir::State::Lists={base}/lists",
-               "-o", f"Dir::Cache={base}/cache"]
+               "-o", f"Dir::Cache={base}/cache",
+               # without the mode, an update that got nothing is a success
+               "-o", "APT::Update::Error-Mode=any",
+               "-o", "Acquire::Retries=3"]
     if os.geteuid() == 0:
         options += ["-o", "APT::Sandbox::User=root"]
     return options
