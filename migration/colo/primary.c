@@ -407,16 +407,17 @@ static bool wait_committed(ColoPrimaryRun *r, const Shot *shot, Error **errp)
 /* Let the VM go on after a checkpoint, as far as it is to. BQL. */
 static void resume_vm(ColoPrimaryRun *r)
 {
-    bool run;
+    bool run, powering_off;
 
     stall_watch(r, false);
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->in_checkpoint = false;
         run = e->want_run;
+        powering_off = e->shutdown;
     }
     if (run) {
         colo_engine_vm_start();
-    } else if (runstate_check(RUN_STATE_COLO) && !e->shutdown) {
+    } else if (runstate_check(RUN_STATE_COLO) && !powering_off) {
         runstate_set(RUN_STATE_PAUSED);
     }
 }
@@ -606,10 +607,13 @@ static void settle(ColoPrimaryRun *r, bool survivor)
 static void end_status(ColoPrimaryRun *r, bool decided, Error *err)
 {
     MigrationState *s = r->s;
-    MigrationStatus status = e->cancel ? MIGRATION_STATUS_CANCELLED :
-                             decided ? MIGRATION_STATUS_COMPLETED :
-                                       MIGRATION_STATUS_FAILED;
+    MigrationStatus status;
 
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        status = e->cancel ? MIGRATION_STATUS_CANCELLED :
+                 decided ? MIGRATION_STATUS_COMPLETED :
+                           MIGRATION_STATUS_FAILED;
+    }
     if (!decided && err) {
         migrate_set_error(s, err);
     }
