@@ -7,6 +7,8 @@
 #   make check-unit   the tests that need no VM
 #   make check-long   longer tests of pairs
 #   make check-cut    streams cut at every message boundary
+#   make check-asan   unit, qtest and engine tests under ASan and UBSan
+#   make check-tsan   unit tests and a pair under TSan
 #   make series       the patch series for QEMU, in $(BUILD)/series
 #
 # CONFIGURE="..." is passed on to ./configure.
@@ -40,8 +42,18 @@ check: build
 check-unit check-stock check-pair check-long check-cut: check-%: build
 	@python3 scripts/check.py $(BUILD) $*
 
+# Builds of their own, in $(BUILD)-asan and $(BUILD)-tsan
+check-asan:
+	@$(MAKE) build BUILD=$(BUILD)-asan \
+	  CONFIGURE='$(CONFIGURE) -- --enable-asan --enable-ubsan'
+	@python3 scripts/check.py --sanitized 5 $(BUILD)-asan unit engine
+
+check-tsan:
+	@$(MAKE) build BUILD=$(BUILD)-tsan CONFIGURE='$(CONFIGURE) -- --enable-tsan'
+	@python3 scripts/check.py --sanitized 10 $(BUILD)-tsan unit tsan
+
 series: configured
 	@python3 scripts/series.py $(BUILD)
 
 .PHONY: all python configured build demo check check-unit check-stock check-pair \
-        check-long check-cut series
+        check-long check-cut check-asan check-tsan series

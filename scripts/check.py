@@ -1,19 +1,27 @@
 #!/usr/bin/env python3
 """Run suites of the outer build's tests and sum up.
 
-usage: check.py BUILD SUITE...
+usage: check.py [--sanitized FACTOR] BUILD SUITE...
 
 meson runs them and shows progress; the last line counts test cases, not
 programs: N passed, N failed, N skipped. A skip's reason is printed.
 
+In a build with a sanitizer everything gets FACTOR times as long, and a report
+that is about one of our files is a failure.
+
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
+import argparse
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import sanitizer
 
 # TAP's own words are lower case; a program's closing "OK: ..." is no point.
 POINT = re.compile(r"^(ok|not ok)\b\s*\d*\s*(.*?)"
@@ -54,23 +62,41 @@ def count(log):
     return totals
 
 
-def main(build, suites):
-    command = ["meson", "test", "-C", build, "--no-rebuild", "--num-processes",
-               "2", "--print-errorlogs", "--no-suite", "bench"]
+def run_tests(build, suites, factor, env):
+    command = ["meson", "test", "-C", str(build), "--no-rebuild",
+               "--num-processes", "2", "--print-errorlogs",
+               "--timeout-multiplier", str(factor), "--no-suite", "bench"]
     for suite in suites:
         command += ["--suite", suite]
-    log = Path(build) / "meson-logs/testlog.json"
+    return subprocess.run(command, env=env, check=False).returncode
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sanitized", type=int, metavar="FACTOR", default=0)
+    parser.add_argument("build", type=Path)
+    parser.add_argument("suites", nargs="+")
+    args = parser.parse_args()
+    env = dict(os.environ)
+    reports = args.build.resolve() / "sanitizer"
+    if args.sanitized:
+        shutil.rmtree(reports, ignore_errors=True)
+        reports.mkdir()
+        env.update(sanitizer.environment(reports),
+                   COLO_TEST_SCALE=str(args.sanitized))
+    log = args.build / "meson-logs/testlog.json"
     log.unlink(missing_ok=True)
-    done = subprocess.run(command, check=False)
+    failed = run_tests(args.build, args.suites, args.sanitized or 1, env)
     if not log.exists():
         print("0 passed, 1 failed, 0 skipped")
         return 1
     totals = count(log)
+    if args.sanitized:
+        totals["failed"] += sanitizer.judge(reports)
     print("{passed} passed, {failed} failed, {skipped} skipped"
           .format(**totals))
-    return 1 if totals["failed"] or done.returncode or \
-        not totals["passed"] else 0
+    return 1 if totals["failed"] or failed or not totals["passed"] else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main())

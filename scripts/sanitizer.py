@@ -1,0 +1,95 @@
+"""Reports of sanitizers: which of them are about our files.
+
+QEMU's own code has findings of its own; what a run sees of them is counted,
+as a baseline, and does not fail it. A report that names one of our files in
+one of its stacks does.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+"""
+
+import collections
+import re
+
+# ThreadSanitizer's and AddressSanitizer's begin with a banner and end with a
+# summary; UndefinedBehaviorSanitizer's are a line and, perhaps, a stack.
+START = re.compile(r"(WARNING: ThreadSanitizer: |ERROR: \w+Sanitizer: |"
+                   r": runtime error: )(.*)")
+FRAME = re.compile(r"^\s+#\d+ (?:0x[0-9a-f]+ in )?(\S+) (\S+?)(?::\d+)*(?: |$)")
+OURS = re.compile(r"(^|/)(migration/colo/|net/colo/|block/replication|"
+                  r"replication\.c|tests/\w+/(test-)?colo|colo-\w+-test\.c|"
+                  r"test-colo-)")
+
+
+class Report:
+    """One finding: its title, its frames as (function, file), its text"""
+
+    def __init__(self, title, text):
+        self.title = title
+        self.text = text
+        self.frames = []
+
+    def add(self, line):
+        self.text += line + "\n"
+        match = FRAME.match(line)
+        if match:
+            self.frames.append(match.groups())
+
+    def ours(self):
+        return any(OURS.search(path) for _, path in self.frames) or \
+            bool(OURS.search(self.title))
+
+    def place(self):
+        """Where stock code reports, as one line."""
+        for function, path in self.frames:
+            if "libsanitizer" not in path and "sanitizer_common" not in path:
+                return f"{self.title.split(' (')[0]}: {function} {path}"
+        return self.title
+
+
+def parse(text):
+    reports = []
+    for line in text.splitlines():
+        match = START.search(line)
+        if match:
+            title = match.group(2)
+            if "runtime error" in match.group(1):
+                title = line.strip()
+            reports.append(Report(title, line + "\n"))
+        elif reports:
+            reports[-1].add(line)
+    return reports
+
+
+def judge(folder):
+    """Print what the logs in @folder say. How many reports are about us."""
+    bad, baseline = [], collections.Counter()
+    for log in sorted(folder.glob("*")):
+        for report in parse(log.read_text(encoding="utf-8",
+                                          errors="replace")):
+            if report.ours():
+                bad.append(report)
+            else:
+                baseline[report.place()] += 1
+    for place, count in baseline.most_common():
+        print(f"stock: {count} x {place}")
+    for report in bad:
+        print(report.text)
+    print(f"{len(bad)} reports about our files, {sum(baseline.values())} "
+          f"about QEMU's own code, at {len(baseline)} places")
+    return len(bad)
+
+
+def environment(folder):
+    """Variables that send every report of every process to @folder.
+
+    The process goes on after a data race, and after a leak; everything else
+    ends it.
+    """
+    log = f"log_path={folder}/report"
+    return {
+        "ASAN_OPTIONS": f"{log}:detect_stack_use_after_return=0",
+        "LSAN_OPTIONS": "exitcode=0:report_objects=1",
+        "UBSAN_OPTIONS": f"{log}:print_stacktrace=1:halt_on_error=0",
+        "TSAN_OPTIONS": f"{log}:exitcode=0:halt_on_error=0:"
+                        "second_deadlock_stack=1:history_size=4",
+    }
