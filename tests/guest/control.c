@@ -9,11 +9,14 @@
  *   disk                      kind of the data disk's file system, or none
  *   sync                      ok, when all files are on the disk
  *   record CLIENT SEQ         as the record service does: ok or an errno
+ *   cat FILE                  its text, lines joined by "|"
+ *   threads                   where each thread of ours is in the kernel
  *   poweroff, reboot, crash   no answer
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,12 +41,59 @@ static void report_disk(char *reply, size_t size)
     snprintf(reply, size, "%s", ext ? "ext4" : "none");
 }
 
+/* Append the text of @path to @reply, as one line. Returns its new length. */
+static size_t append_file(const char *path, char *reply, size_t len,
+                          size_t size)
+{
+    int fd = open(path, O_RDONLY);
+    ssize_t got;
+    size_t i = len;
+
+    while (fd >= 0 && len < size - 1 &&
+           (got = read(fd, reply + len, size - 1 - len)) > 0) {
+        len += got;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    for (; i < len; i++) {
+        reply[i] = reply[i] == '\n' ? '|' : reply[i];
+    }
+    reply[len] = 0;
+    return len;
+}
+
+static void report_threads(char *reply, size_t size)
+{
+    DIR *tasks = opendir("/proc/self/task");
+    struct dirent *task;
+    size_t len = 0;
+
+    reply[0] = 0;
+    while (tasks && (task = readdir(tasks))) {
+        char path[300];
+
+        if (task->d_name[0] == '.') {
+            continue;
+        }
+        snprintf(path, sizeof(path), "/proc/self/task/%s/stack", task->d_name);
+        len = append_file(path, reply, len, size);
+        if (len < size - 1) {
+            reply[len++] = ';';
+            reply[len] = 0;
+        }
+    }
+    if (tasks) {
+        closedir(tasks);
+    }
+}
+
 void control_command(const char *line, char *reply, size_t size)
 {
     unsigned mib, rate, client, n;
     int error;
     uint64_t pages, bad;
-    char kind[16];
+    char kind[16], path[100];
 
     if (!strcmp(line, "ping")) {
         snprintf(reply, size, "pong");
@@ -69,6 +119,11 @@ void control_command(const char *line, char *reply, size_t size)
     } else if (sscanf(line, "record %u %u", &client, &n) == 2) {
         error = record_append(client, n, "x");
         snprintf(reply, size, error ? "error %d" : "ok", error);
+    } else if (sscanf(line, "cat %99s", path) == 1) {
+        reply[0] = 0;
+        append_file(path, reply, 0, size);
+    } else if (!strcmp(line, "threads")) {
+        report_threads(reply, size);
     } else if (!strcmp(line, "poweroff")) {
         reboot(RB_POWER_OFF);
     } else if (!strcmp(line, "reboot")) {

@@ -9,6 +9,7 @@
 
 import copy
 import os
+import re
 import shlex
 import shutil
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from .guest import (DISK_SIZE, GUEST_IP, Guest, make_disk, qemu_img,
                     read_records)
 from .net import Bridge, Capture
 from .qmp import QMPError
-from .util import expect, wait_for
+from .util import TestError, expect, wait_for
 from .vm import VM, wait_guest
 
 DISK_COMMANDS = ('nbd-server-start', 'nbd-server-add', 'nbd-server-stop',
@@ -100,6 +101,7 @@ class Pair:
         legacy = options.nic in ('rtl8139', 'e1000')
         self.guest = Guest('full' if legacy else 'cloud')
         self.bridge = self.clients = None
+        env.reporters.append(self.report_guests)
         if options.nic:
             self.make_network()
         if options.disk:
@@ -373,6 +375,20 @@ class Pair:
             except Exception as error:
                 lines.append(f'{vm.name}: {error}')
         return '\n'.join(lines)
+
+    def report_guests(self):
+        """Lines that tell where guests stand that cannot be reached."""
+        for vm in self.env.vms:
+            if not vm.running():
+                continue
+            yield f'--- {vm.name} guest:'
+            try:
+                yield str(vm.qmp.cmd('query-block-jobs', seconds=5))
+                for command in 'cat /proc/net/tcp', 'threads':
+                    yield from re.split('[|;]',
+                                        vm.console.command(command, 5))
+            except (TestError, OSError) as error:
+                yield str(error)
 
     def kill_primary(self):
         self.primary.kill()
