@@ -1,9 +1,12 @@
 #!/usr/bin/python3
-# Streams of a real pair that are cut, stall or carry a wrong byte after the
-# n-th byte: the survivor serves, and nothing acknowledged is lost
+# Streams of a real pair that are cut, stall or carry a wrong byte: the
+# survivor serves, and nothing acknowledged is lost
 #
-# With no arguments, a sample; --full (make check-cut) takes 50 offsets for
-# every stream, direction and fault.
+# Faults strike one after the other; after each the survivor gets a new
+# secondary, and the clients' connections last through all of them. With no
+# arguments, a sample; --full (make check-cut) takes 50 offsets for every
+# stream and fault, and the boundaries of all messages.
+# COLO_TEST_FAULT="STREAM/KIND/WAY/PLACE" runs one.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -11,64 +14,137 @@ import os
 import random
 import sys
 import time
+from dataclasses import dataclass
 
 from colo import tap
-from colo.clients import MIB
 from colo.pair import Options, Pair
 from colo.qmp import QMPError
 from colo.relay import Fault, Relay
 from colo.rounds import finish
 from colo.util import Deadline, expect
 
+MIB = 1 << 20
 SEED = int(os.environ.get('COLO_TEST_SEED', '20261121'))
 SAMPLE = 60
 FULL = 50
+CAMPAIGN = 10       # faults that one pair of hosts goes through
 
-# stream: (port, port of the relay, (to server, longest offset) ...)
+# stream: (port, port of the relay, longest offset to the server, from it)
+# Where nothing flows there is nothing to count or to change.
 STREAMS = {
-    'migration': (9998, 19998, ((True, 24 * MIB), (False, 600))),
-    'mirror': (9003, 19003, ((False, MIB), (True, 0))),
-    'compare': (9004, 19004, ((True, MIB), (False, 0))),
-    'nbd': (9999, 19999, ((True, MIB), (False, 4000))),
+    'migration': (9998, 19998, 24 * MIB, 600),
+    'mirror': (9003, 19003, 0, MIB // 4),
+    'compare': (9004, 19004, MIB // 4, 0),
+    'nbd': (9999, 19999, MIB // 4, 4000),
 }
 KINDS = ('cut', 'stall', 'corrupt')
-# Where no bytes flow there are none to count or to change.
-EMPTY = 0
 
 
-def plan(count_each):
-    """(stream, kind, to server, offset) for a run at length"""
+def colo_message(number):
+    return b'QCOL' + number.to_bytes(2, 'big')
+
+
+def marker(kind):
+    return rb'\xc0\x10\x4d\x01.{4}' + kind.to_bytes(2, 'big')
+
+
+def nbd_request(number):
+    return rb'\x25\x60\x95\x13..' + number.to_bytes(2, 'big')
+
+
+# Messages: stream, to the server, length of the header, what it begins with,
+# and whether it comes only when protection starts
+MESSAGES = {
+    'hello': ('migration', True, 32, colo_message(1), True),
+    'begin': ('migration', True, 32, colo_message(3), False),
+    'pages': ('migration', True, 32, colo_message(4), False),
+    'device': ('migration', True, 32, colo_message(6), False),
+    'proxy': ('migration', True, 32, colo_message(7), False),
+    'commit': ('migration', True, 32, colo_message(8), False),
+    'hello-reply': ('migration', False, 32, colo_message(1), True),
+    'ready': ('migration', False, 32, colo_message(2), True),
+    'committed': ('migration', False, 32, colo_message(9), False),
+    'marker-capture': ('mirror', False, 24, marker(2), False),
+    'marker-commit': ('compare', True, 24, marker(3), False),
+    'write': ('nbd', True, 28, nbd_request(1), False),
+    'flush': ('nbd', True, 27, nbd_request(3), False),
+    'reply': ('nbd', False, 15, rb'\x67\x44\x66\x98', False),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault to come"""
+    stream: str
+    kind: str
+    to_server: bool
+    offset: int
+    message: str = ''       # counted from the next one of these
+    early: bool = False     # armed before protection starts
+
+    def __str__(self):
+        place = f'{self.message}+' if self.message else ''
+        return '/'.join([self.stream, self.kind,
+                         'request' if self.to_server else 'reply',
+                         f'{place}{self.offset}'] +
+                        (['start'] if self.early else []))
+
+    @staticmethod
+    def parse(text):
+        stream, kind, way, place, *early = text.split('/')
+        message, _, offset = place.rpartition('+')
+        return Case(stream, kind, way == 'request', int(offset), message,
+                    bool(early))
+
+    def fault(self):
+        pattern = MESSAGES[self.message][3] if self.message else None
+        fault = Fault(self.kind, self.to_server, self.offset, pattern)
+        fault.port = STREAMS[self.stream][0]
+        return fault
+
+
+def random_cases(count):
+    """@count cases for each stream and kind"""
     rng = random.Random(SEED)
     result = []
-    for stream, (_, _, directions) in STREAMS.items():
-        for to_server, longest in directions:
-            for kind in KINDS:
-                if longest == EMPTY:
-                    continue
-                for _ in range(count_each):
-                    # Small offsets are where headers and handshakes are.
-                    top = min(longest, 10 ** rng.uniform(0, 8))
-                    result.append((stream, kind, to_server,
-                                   rng.randrange(int(top) + 1)))
+    for stream, (_, _, *longest) in STREAMS.items():
+        ways = [(to_server, top) for to_server, top in
+                zip((True, False), longest) if top]
+        for kind in KINDS:
+            for number in range(count):
+                to_server, top = ways[number % len(ways)]
+                # Small offsets are where headers and handshakes are.
+                offset = rng.randrange(int(min(top, 10 **
+                                               rng.uniform(0, 8))) + 1)
+                early = stream == 'migration' and rng.random() < 0.5
+                result.append(Case(stream, kind, to_server, offset, '',
+                                   early))
     return result
+
+
+def boundary_cases():
+    """Before each message, and between its header and what follows"""
+    return [Case(stream, kind, to_server, offset, name, early)
+            for name, (stream, to_server, header, _, early) in
+            MESSAGES.items() for kind in KINDS for offset in (0, header)]
+
+
+def shuffled(cases):
+    random.Random(SEED).shuffle(cases)
+    return cases
 
 
 def sample(count):
-    """@count cases, as even as can be over streams, directions and faults"""
-    groups = {}
-    for case in plan(count):
-        groups.setdefault(case[:3], []).append(case)
-    result = []
-    while len(result) < count:
-        for group in groups.values():
-            if len(result) < count:
-                result.append(group.pop())
-    return result
+    """@count cases, as even as can be over streams and faults"""
+    half = len(STREAMS) * len(KINDS)
+    cases = random_cases((count // 2 + half - 1) // half)
+    chosen = shuffled(boundary_cases())[:count - len(cases)]
+    return shuffled(cases + chosen)
 
 
 def make_relays(env, pair_ports):
     relays = {}
-    for stream, (port, other, _) in STREAMS.items():
+    for stream, (port, other, *_) in STREAMS.items():
         # The secondary connects to the primary's 9003 and 9004, the primary
         # to the secondary's 9998 and 9999; all listen on any address.
         relay = Relay(('0.0.0.0', other), ('127.0.0.1', port))
@@ -139,56 +215,72 @@ def decide(pair, rng, fault, instances):
             pair.primary_failover()
 
 
-def fault_case(env, stream, kind, to_server, offset, early=False):
-    fault = Fault(kind, to_server, offset)
-    fault.port = STREAMS[stream][0]
-    env.note(f'{stream}: {fault}')
-    rng = random.Random(f'{stream}{kind}{to_server}{offset}')
+def strike(pair, relays, case):
+    """Protect the guest, let the fault strike, and one side go on."""
+    clients = pair.clients
+    fault = case.fault()
+    rng = random.Random(str(case))
+    pair.committed_once = False
+    if not case.early:
+        pair.protect()
+        pair.wait_protected()
+        pair.committed_once = True
+        clients.wait_progress()
+    instances = {vm: yankable(vm) for vm in (pair.primary, pair.secondary)}
+    relays[case.stream].arm(fault)
+    if case.early:
+        pair.protect()
+    deadline = Deadline(10)
+    while not fault.fired.is_set() and not deadline.passed() and \
+            pair.secondary.running():
+        time.sleep(0.02)
+    settle(pair, 1.5)
+    if case.early:
+        pair.committed_once = mode_of(pair.secondary) == 'secondary' and \
+            pair.secondary.qmp.count('RESUME') > 0
+    decide(pair, rng, fault, instances)
+    for relay in relays.values():
+        relay.reset()
+    clients.wait_progress(60)
+    return fault.fired.is_set()
+
+
+def campaign(env, cases):
     ports = {}
     relays = make_relays(env, ports)
     pair = Pair(env, Options(nic='virtio-net-pci', disk='virtio', mem=128,
                              delay=300, boot_first=True, ports=ports))
-    pair.committed_once = False
     pair.start()
     clients = pair.clients
     clients.wait_reachable()
     clients.start('records', 'record', client=1, interval=0.01)
     clients.start('echo', 'echo', interval=0.01)
     clients.wait_progress()
-    if not early:
-        pair.protect()
-        pair.wait_protected()
-        pair.committed_once = True
-        clients.wait_progress()
-    instances = {vm: yankable(vm) for vm in (pair.primary, pair.secondary)}
-    relays[stream].arm(fault)
-    if early:
-        pair.protect()
-    deadline = Deadline(10)
-    while not fault.fired.is_set() and not deadline.passed() and \
-            pair.secondary.running():
-        time.sleep(0.02)
-    if not fault.fired.is_set():
-        env.note('the stream did not carry that many bytes in time')
-    settle(pair, 1.5)
-    if early:
-        pair.committed_once = mode_of(pair.secondary) == 'secondary' and \
-            pair.secondary.qmp.count('RESUME') > 0
-    decide(pair, rng, fault, instances)
-    clients.wait_progress(60)
+    struck = 0
+    for number, case in enumerate(cases):
+        env.note(str(case))
+        if number:
+            pair.attach()
+        struck += strike(pair, relays, case)
+    env.note(f'{struck} of {len(cases)} faults struck in time')
     finish(pair)
 
 
 def build_suite(cases):
     suite = tap.Suite()
-    rng = random.Random(SEED)
-    for stream, kind, to_server, offset in cases:
-        way = 'request' if to_server else 'reply'
-        early = stream == 'migration' and rng.random() < 0.5
-        suite.add(f'{stream}/{kind}/{way}/{offset}' +
-                  ('/start' if early else ''), 90, fault_case, stream, kind,
-                  to_server, offset, early)
+    for start in range(0, len(cases), CAMPAIGN):
+        part = cases[start:start + CAMPAIGN]
+        suite.add(f'faults-{start + 1}-to-{start + len(part)}',
+                  60 + 40 * len(part), campaign, part)
     return suite
+
+
+def chosen_cases():
+    if os.environ.get('COLO_TEST_FAULT'):
+        return [Case.parse(os.environ['COLO_TEST_FAULT'])]
+    if os.environ.get('COLO_TEST_FULL') == '1':
+        return shuffled(random_cases(FULL) + boundary_cases())
+    return sample(SAMPLE)
 
 
 def main():
@@ -196,8 +288,7 @@ def main():
     if '--full' in sys.argv:
         sys.argv.remove('--full')
         os.environ['COLO_TEST_FULL'] = '1'
-    full = os.environ.get('COLO_TEST_FULL') == '1'
-    tap.main(build_suite(plan(FULL) if full else sample(SAMPLE)))
+    tap.main(build_suite(chosen_cases()))
 
 
 if __name__ == '__main__':

@@ -49,6 +49,26 @@ def plain(env, flavour, smp, nic, disk):
     check_records(reports, read_records(env.folder, image))
 
 
+def stop_cont(env):
+    """A guest that writes to its disk is stopped and goes on, many times."""
+    image = os.path.join(env.folder, 'disk.qcow2')
+    make_disk(image)
+    vm = env.add_vm(VM('plain', env.folder, [
+        '-accel', 'tcg', '-m', '128', '-qmp', 'stdio', '-nic', 'none',
+        '-object', 'iothread,id=ioblk',
+        '-drive', f'if=none,id=disk0,file={image},format=qcow2',
+        '-device', 'virtio-blk-pci,drive=disk0,iothread=ioblk',
+        *Guest('cloud').args(None, 'vda')]))
+    vm.launch()
+    wait_guest(vm)
+    for seq in range(1, 151):
+        tag = vm.console.begin(f'record 1 {seq}')
+        vm.qmp.cmd('stop')
+        vm.qmp.cmd('cont')
+        assert vm.console.answer(tag) == 'ok'
+
+
+suite.add('stop-cont', 60, stop_cont)
 suite.add('virtio', 60, plain, 'cloud', 1, 'virtio-net-pci', 'virtio')
 suite.add('rtl8139', 90, plain, 'full', 1, 'rtl8139', 'ide')
 suite.add('e1000', 90, plain, 'full', 1, 'e1000', 'ide')

@@ -303,9 +303,17 @@ class Pair:
         self.run(self.secondary, self.doc.secondary_setup)
 
     def protect(self):
-        """A guest that runs is protected like one that lost its secondary."""
-        self.run(self.primary, self.doc.primary_resume
-                 if self.options.boot_first else self.doc.primary_setup)
+        """The primary's part, up to the migration's start.
+
+        A guest that runs is protected like one that lost its secondary.
+        """
+        if self.started[self.primary][1] == 'secondary':
+            commands = self.doc.secondary_resume
+        elif self.options.boot_first or self.primary in self.mark:
+            commands = self.doc.primary_resume
+        else:
+            commands = self.doc.primary_setup
+        self.run(self.primary, commands)
 
     def bring_up(self):
         """Start, protect, and wait until the guest serves protected."""
@@ -438,13 +446,15 @@ class Pair:
                  f'{vm.qmp.cmd("query-status")}')
         self.env.note(f'{vm.name}: COLO_EXIT {event["data"]}')
 
-    def resume(self):
-        """A new secondary on the free host, resync, protection."""
+    def attach(self):
+        """A new secondary on the free host."""
         self.wait_jobs()
         self.start_secondary()
-        was_secondary = self.started[self.primary][1] == 'secondary'
-        self.run(self.primary, self.doc.secondary_resume if was_secondary
-                 else self.doc.primary_resume)
+
+    def resume(self):
+        """A new secondary on the free host, resync, protection."""
+        self.attach()
+        self.protect()
         self.wait_protected()
 
     def wait_jobs(self, seconds=60):

@@ -2,6 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import re
 import socket
 import threading
 
@@ -15,18 +16,22 @@ class Fault:
 
     kind: "cut" closes both ends, "stall" stops forwarding in both directions
     and closes nothing, "corrupt" inverts one byte. to_server: in which
-    direction bytes are counted. offset: how many pass before.
+    direction bytes are counted. offset: how many pass before; they are
+    counted from the beginning of what @pattern, a regular expression of
+    bytes, matches first, if there is one.
     """
 
-    def __init__(self, kind, to_server, offset):
+    def __init__(self, kind, to_server, offset, pattern=None):
         self.kind = kind
         self.to_server = to_server
         self.offset = offset
+        self.pattern = re.compile(pattern, re.S) if pattern else None
         self.fired = threading.Event()
 
     def __str__(self):
         way = 'to the server' if self.to_server else 'to the client'
-        return f'{self.kind} after byte {self.offset} {way}'
+        after = f' of {self.pattern.pattern}' if self.pattern else ''
+        return f'{self.kind} after byte {self.offset}{after} {way}'
 
 
 class Relay:
@@ -35,12 +40,13 @@ class Relay:
     def __init__(self, listen, target):
         self.target = target
         self.fault = None
+        self.start = None       # of the counted bytes, in those passed
         self.passed = {True: 0, False: 0}
-        self.base = {True: 0, False: 0}
         self.lock = threading.Lock()
         self.open = []
         self.closed = False
         self.stalled = False
+        self.closing = threading.Condition(self.lock)
         self.listener = socket.socket()
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.listener.bind(listen)
@@ -50,10 +56,19 @@ class Relay:
     def arm(self, fault):
         """@fault strikes, counted from the bytes passed so far."""
         with self.lock:
-            self.base = dict(self.passed)
+            self.start = None if fault.pattern else \
+                self.passed[fault.to_server]
             self.fault = fault
-        if fault.offset == 0 and fault.kind != 'corrupt':
+        if fault.offset == 0 and fault.kind != 'corrupt' and \
+                not fault.pattern:
             self._strike(fault)
+
+    def reset(self):
+        """No fault any more; what is connected or stalled is closed."""
+        with self.lock:
+            self.fault = None
+            self.stalled = False
+        self.cut()
 
     def wait_fired(self, seconds=30):
         fault = self.fault
@@ -87,36 +102,52 @@ class Relay:
                 data = source.recv(CHUNK)
                 if not data:
                     break
-                for part in self._filter(data, to_server):
+                for part in self._filter(data, to_server, source):
                     sink.sendall(part)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             self._drop(source, sink)
 
-    def _filter(self, data, to_server):
+    def _position(self, fault, data):
+        """Where in @data, which passes next, @fault strikes, or None."""
+        passed = self.passed[fault.to_server]
+        if self.start is None:
+            found = fault.pattern.search(data)
+            if not found:
+                return None
+            self.start = passed + found.start()
+        at = self.start + fault.offset - passed
+        return at if at < len(data) else None
+
+    def _filter(self, data, to_server, sock):
         """The parts of @data to pass on; an error ends the connection."""
         with self.lock:
             fault = self.fault
-            start = self.passed[to_server] - self.base[to_server]
+            at = None
+            if fault and fault.to_server == to_server and \
+                    not fault.fired.is_set():
+                at = self._position(fault, data)
             self.passed[to_server] += len(data)
         if self.stalled:
-            threading.Event().wait()
-        hit = (fault and not fault.fired.is_set() and
-               fault.to_server == to_server and
-               start + len(data) > fault.offset)
-        if not hit:
+            self._hang(sock)
+        if at is None:
             yield data
             return
-        keep = fault.offset - start
         if fault.kind == 'corrupt':
-            yield (data[:keep] + bytes([data[keep] ^ 0xff]) + data[keep + 1:])
+            yield data[:at] + bytes([data[at] ^ 0xff]) + data[at + 1:]
             fault.fired.set()
             return
-        yield data[:keep]
+        yield data[:at]
         self._strike(fault)
         if fault.kind == 'stall':
-            threading.Event().wait()
+            self._hang(sock)
         raise ConnectionError('cut')
+
+    def _hang(self, sock):
+        """Pass nothing on until cut() closes @sock."""
+        with self.closing:
+            self.closing.wait_for(lambda: sock not in self.open)
+        raise ConnectionError('closed')
 
     def _strike(self, fault):
         if fault.kind == 'stall':
@@ -134,8 +165,9 @@ class Relay:
 
     def cut(self):
         """Close every open connection."""
-        with self.lock:
+        with self.closing:
             socks, self.open = self.open, []
+            self.closing.notify_all()
         self._drop(*socks)
         for sock in socks:
             sock.close()

@@ -92,15 +92,23 @@ class Console:
                                   f'within {seconds * SCALE:g} s: {pattern}')
                 self.changed.wait(min(0.2, deadline.left()))
 
-    def command(self, line, seconds=20):
-        """Run a command of guestd and return its answer."""
+    def begin(self, line):
+        """Send a command to guestd; what is returned is for answer()."""
         with self.changed:
             self.next_id += 1
             tag = f'{self.vm.name}{self.next_id}'
             since = len(self.text)
         self.send(f'{tag} {line}')
+        return tag, since
+
+    def answer(self, begun, seconds=20):
+        tag, since = begun
         # the echo of the command may still be under way on the same line
         return self.wait(rf'@{tag} (.*)\n', seconds, since).group(1)
+
+    def command(self, line, seconds=20):
+        """Run a command of guestd and return its answer."""
+        return self.answer(self.begin(line), seconds)
 
     def send(self, line):
         try:
