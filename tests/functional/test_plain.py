@@ -61,7 +61,7 @@ def stop_cont(env):
         *Guest('cloud').args(None, 'vda')]))
     vm.launch()
     wait_guest(vm)
-    for seq in range(1, 151):
+    for seq in range(1, 41):
         tag = vm.console.begin(f'record 1 {seq}')
         vm.qmp.cmd('stop')
         vm.qmp.cmd('cont')
