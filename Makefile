@@ -5,7 +5,6 @@
 #   make demo         build, then watch a guest survive
 #   make check        build, then run all tests
 #   make check-unit   the tests that need no VM
-#   make check-long   longer tests of pairs
 #   make check-cut    streams cut at every message boundary
 #   make check-asan   unit, qtest and engine tests under ASan and UBSan
 #   make check-tsan   unit tests and a pair under TSan
@@ -39,7 +38,7 @@ demo: build
 check: build
 	@python3 scripts/check.py $(BUILD) unit stock pair
 
-check-unit check-stock check-pair check-long check-cut: check-%: build
+check-unit check-stock check-pair check-cut: check-%: build
 	@python3 scripts/check.py $(BUILD) $*
 
 # Builds of their own, in $(BUILD)-asan and $(BUILD)-tsan
@@ -56,4 +55,4 @@ series: configured
 	@python3 scripts/series.py $(BUILD)
 
 .PHONY: all python configured build demo check check-unit check-stock check-pair \
-        check-long check-cut check-asan check-tsan series
+        check-cut check-asan check-tsan series
