@@ -17,7 +17,7 @@ from colo.pair import Options, Pair
 from colo.rounds import (TRANSFERS, finish, lose, protect_again, report_rows,
                          serve, table)
 from colo.tap import Env, on_alarm, on_term
-from colo.util import SCALE, wait_for
+from colo.util import SCALE, TestError, wait_for
 
 LIMIT = 175
 MIB = 1 << 20
@@ -115,7 +115,11 @@ class Demo:
 
 
 def main():
-    net.enter()
+    try:
+        net.enter()
+    except TestError as error:
+        print(f'FAILED: {error}')
+        return 1
     signal.signal(signal.SIGALRM, on_alarm)
     signal.signal(signal.SIGTERM, on_term)
     env = Env('demo')
