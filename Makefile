@@ -20,7 +20,7 @@ BUILD ?= build
 all: build
 
 python:
-	@command -v python3 >/dev/null || { \
+	@command -v python3 >/dev/null || { test $$(id -u) = 0 && \
 	  echo '==> installing python3' && apt-get update -q && \
 	  apt-get install -y -q --no-install-recommends python3; } || { \
 	  echo 'python3 is missing; run as root: apt-get install python3' >&2; \

@@ -20,7 +20,16 @@ def known_targets(build):
     return {line.rsplit(":", 1)[0] for line in text.splitlines()}
 
 
+def whole(build):
+    """Whether ./configure came to its end."""
+    return (Path(build) / "configured").exists() and \
+        (Path(build).parent / "tree.stamp").exists()
+
+
 def main(build, stamp):
+    if not whole(build):
+        sys.exit("the tree is not whole, or QEMU is not configured: run "
+                 "./configure, and do what it says")
     known = known_targets(build)
     ours = sorted(t for t in known
                   if t.startswith(("tests/unit/test-colo-",
