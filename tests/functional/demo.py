@@ -19,7 +19,7 @@ from colo.rounds import (TRANSFERS, finish, lose, protect_again, report_rows,
 from colo.tap import Env, on_alarm, on_term
 from colo.util import SCALE, TestError, wait_for
 
-LIMIT = 175
+LIMIT = 280
 MIB = 1 << 20
 # What is served under protection before each failure
 RECORDS = 50
@@ -65,7 +65,7 @@ class Demo:
                 before['records']['requests'] + RECORDS and \
                 all(now[n]['bytes'] >= before[n]['bytes'] + TRANSFER
                     for n in TRANSFERS)
-        wait_for(enough, 40, f'{RECORDS} more records and {TRANSFER >> 20} '
+        wait_for(enough, 90, f'{RECORDS} more records and {TRANSFER >> 20} '
                  'MiB more of each transfer', 0.1)
 
     def fail(self, side):
