@@ -203,17 +203,48 @@ def hunk_that_fails(case):
         fails(["patches/hook.patch does not apply", "refresh the patch"],
               case.assemble)
         expect(case.left() == ["tree.old"], case.left())
-    qemu = case.build / "qemu"
-    write(qemu / "configured", "")
-    done = subprocess.run(
-        [sys.executable, str(REPO / "scripts/build-qemu.py"), str(qemu),
-         str(case.build / "stamp")], capture_output=True, text=True,
-        check=False)
-    expect(done.returncode and "run ./configure" in done.stderr, done)
     write(case.repo / "patches/hook.patch", HUNK)
     case.assemble()
-    expect(case.left() == ["qemu", "tree", "tree.stamp"], case.left())
+    expect(case.left() == ["tree", "tree.stamp"], case.left())
     expect(path.stat().st_mtime_ns == 10**18, "an unchanged file's time")
+
+
+def build_without_configure(case):
+    """ninja builds what was configured, or says what to do."""
+    shutil.copytree(REPO / "scripts", case.repo / "scripts",
+                    dirs_exist_ok=True)
+    qemu = case.build / "qemu"
+    write(case.build / "pristine", str(case.qemu))
+    path = case.programs(ninja='test "$3" = -t || echo "built $3"\n')
+
+    def build():
+        done = subprocess.run(
+            [sys.executable, str(case.repo / "scripts/build-qemu.py"),
+             str(qemu), str(case.build / "stamp")],
+            env=dict(os.environ, PATH=path), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, check=False)
+        expect(done.returncode == (0 if "built" in done.stdout else 1), done)
+        expect("built" in done.stdout or "run ./configure" in done.stdout,
+               done)
+        return "built" in done.stdout
+
+    expect(not build(), "a build of nothing")
+    tree, _ = case.assemble()
+    expect(not build(), "a build that was not configured")
+    write(qemu / "configured", "")
+    expect(build(), "no build of what is whole")
+    write(case.repo / "migration/colo/ours.c", "/* changed */\n")
+    expect(build(), "no build of a file of ours that changed")
+    write(case.repo / "migration/colo/new.c", "/* new */\n")
+    expect(not build(), "a build without the new file")
+    case.assemble()
+    expect(build(), "no build with the new file")
+    write(case.repo / "patches/hook.patch", HUNK.replace("stays", "other"))
+    expect(not build() and tree.exists(), "a build with old hooks")
+    fails([], case.assemble)
+    expect(not build(), "a build of nothing")
+    (case.repo / "patches/hook.patch").unlink()
+    expect(not build(), "a build without a hook")
 
 
 def patch_not_there(case):
@@ -466,7 +497,8 @@ def sanitizer_reports(case):
                    said.getvalue())
 
 
-CASES = [tree_whole, tree_after_change, hunk_that_fails, patch_not_there,
+CASES = [tree_whole, tree_after_change, hunk_that_fails,
+         build_without_configure, patch_not_there,
          patch_not_installed, removal_of_what_is_not_there,
          our_file_is_in_qemu, cut_function, wrong_version, tarball,
          tarball_not_whole, mirrors_of_apt, configure_without_mirror,
