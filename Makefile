@@ -19,9 +19,11 @@ BUILD ?= build
 all: build
 
 python:
-	@command -v python3 >/dev/null || { \
-	  echo '==> installing python3' && apt-get update -q && \
-	  apt-get install -y -q --no-install-recommends python3; } || { \
+	@command -v python3 >/dev/null || { test $$(id -u) = 0 && \
+	  echo '==> installing python3' && \
+	  { out=$$(apt-get update -q 2>&1 && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -q --no-install-recommends python3 2>&1) || \
+	    { echo "$$out" | tail -n 15 >&2; false; }; }; } || { \
 	  echo 'python3 is missing; run as root: apt-get install python3' >&2; \
 	  exit 1; }
 

@@ -9,6 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+REPO = Path(__file__).resolve().parent.parent
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(REPO / "scripts"))
+
+from tree import assemble, fetch  # noqa: E402
+from tree.say import Failure  # noqa: E402
+
 STOCK_TESTS = """tests/unit/test-replication tests/qtest/test-filter-mirror
     tests/qtest/test-filter-redirector tests/qtest/test-netfilter
     tests/qtest/migration-test""".split()
@@ -20,7 +27,23 @@ def known_targets(build):
     return {line.rsplit(":", 1)[0] for line in text.splitlines()}
 
 
+def whole(build):
+    """Whether ./configure came to its end, and nothing changed since."""
+    folder = build.parent
+    try:
+        pristine = Path((folder / "pristine").read_text(encoding="utf-8"))
+        want = assemble.fingerprint(REPO, pristine,
+                                    fetch.check_version(pristine))
+        have = (folder / "tree.stamp").read_text(encoding="utf-8")
+    except (OSError, Failure):
+        return False
+    return have == want and (build / "configured").exists()
+
+
 def main(build, stamp):
+    if not whole(Path(build)):
+        sys.exit("the hooks or the list of files changed since QEMU's tree "
+                 "was assembled, or it could not be: run ./configure")
     known = known_targets(build)
     ours = sorted(t for t in known
                   if t.startswith(("tests/unit/test-colo-",

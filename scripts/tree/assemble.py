@@ -2,7 +2,9 @@
 plus the hooks in patches/, plus this repository's files as links.
 
 A tree is built in a folder beside its place and renamed when it is whole,
-so that nothing ever builds on half of one.
+and an old one is first taken away, so that nothing ever builds on half of
+one, nor, when the new one can't be made, on one of hooks and files that do
+not belong together.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 """
@@ -119,11 +121,15 @@ def remove(tree, repo):
 
 
 def apply_patch(tree, repo, name):
-    done = subprocess.run(
-        ["patch", "-p1", "--batch", "--forward", "--fuzz=1", "--quiet",
-         "--no-backup-if-mismatch",
-         "--reject-file=-", "-i", str(repo / "patches" / name)],
-        cwd=tree, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            ["patch", "-p1", "--batch", "--forward", "--fuzz=1", "--quiet",
+             "--no-backup-if-mismatch",
+             "--reject-file=-", "-i", str(repo / "patches" / name)],
+            cwd=tree, capture_output=True, text=True, check=False)
+    except FileNotFoundError as err:
+        raise Failure("the command patch is not installed",
+                      "install the package patch") from err
     if done.returncode:
         raise Failure(f"patches/{name} does not apply:\n"
                       + (done.stdout + done.stderr).strip(),
@@ -176,7 +182,8 @@ def build(pristine, repo, tree, as_copies=False):
 def assemble(pristine, version, repo, folder):
     """FOLDER/tree, made anew only when something it depends on changed.
 
-    Returns the tree and whether it was made anew.
+    While it can't be made there is none: the old one waits as tree.old, for
+    the times of its files.  Returns the tree and whether it was made anew.
     """
     tree, stamp = folder / "tree", folder / "tree.stamp"
     want = fingerprint(repo, pristine, version)
@@ -186,16 +193,16 @@ def assemble(pristine, version, repo, folder):
     step(f"assembling the tree from QEMU {version}")
     new, old = folder / "tree.new", folder / "tree.old"
     shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
     stamp.unlink(missing_ok=True)
+    if tree.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        tree.rename(old)
     try:
         build(pristine, repo, new)
-        if tree.exists():
-            keep_times(tree, new, patched_files(repo))
-            tree.rename(old)
+        keep_times(old, new, patched_files(repo))
         new.rename(tree)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     stamp.write_text(want, encoding="utf-8")
+    shutil.rmtree(old, ignore_errors=True)
     return tree, True

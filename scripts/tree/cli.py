@@ -88,9 +88,7 @@ def configure_outer(build):
 def configure(argv):
     args, extra = parse(argv)
     cache = fetch.cache_dir()
-    packages.ensure(packages.BUILD, "the build")
-    packages.ensure(packages.TEST, "the tests")
-    packages.ensure_meson(cache)
+    packages.ensure(cache)
     if args.packages_only:
         return
     build = Path(args.build).resolve()
@@ -112,6 +110,11 @@ def main(argv):
         configure(argv)
     except Failure as failure:
         report(failure)
+        return 1
+    except OSError as err:
+        report(Failure(err, "make room, or let this user write there; "
+                       "another build folder is given by --build= (make "
+                       "BUILD=), another cache by XDG_CACHE_HOME"))
         return 1
     except KeyboardInterrupt:
         return 130

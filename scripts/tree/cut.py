@@ -25,6 +25,12 @@ def _head(lines, at):
     return start
 
 
+def _find(lines, at, pattern):
+    """The first line from AT on that has PATTERN, or None."""
+    return next((n for n in range(at, len(lines))
+                 if re.search(pattern, lines[n])), None)
+
+
 def _cut(lines, start, end):
     """LINES without [start, end), nor the blank line that would double."""
     if end < len(lines) and not lines[end].strip() and \
@@ -37,16 +43,14 @@ def function(text, name, path):
     """TEXT of file PATH without the definition of function NAME."""
     lines = text.split("\n")
     for at, line in enumerate(lines):
-        if not re.match(rf"^[A-Za-z_].*\b{name}\(", line):
+        if not re.match(rf"^(?=[A-Za-z_]).*\b{name}\(", line):
             continue
-        end = at
-        while end < len(lines) and not re.search(r"[;{]\s*$|^{", lines[end]):
-            end += 1
-        if end == len(lines) or lines[end].rstrip().endswith(";"):
+        body = _find(lines, at, r"[;{]\s*$|^{")
+        if body is None or lines[body].rstrip().endswith(";"):
             continue
-        while lines[end] != "}":
-            end += 1
-        return "\n".join(_cut(lines, _head(lines, at), end + 1))
+        end = _find(lines, body, r"^}$")
+        if end is not None:
+            return "\n".join(_cut(lines, _head(lines, at), end + 1))
     raise Failure(f"{path} has no function {name} to remove", TODO)
 
 
@@ -54,10 +58,9 @@ def declaration(text, name, path):
     """TEXT of file PATH without the declaration of NAME."""
     lines = text.split("\n")
     for at, line in enumerate(lines):
-        if not re.match(rf"^[A-Za-z_].*\b{name}\b", line):
+        if not re.match(rf"^(?=[A-Za-z_]).*\b{name}\b", line):
             continue
-        end = at
-        while not lines[end].rstrip().endswith(";"):
-            end += 1
-        return "\n".join(_cut(lines, at, end + 1))
+        end = _find(lines, at, r";\s*$")
+        if end is not None:
+            return "\n".join(_cut(lines, at, end + 1))
     raise Failure(f"{path} has no declaration of {name} to remove", TODO)

@@ -16,23 +16,26 @@ SERIES = "10.0"
 
 
 def cache_dir():
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or \
+        os.path.expanduser("~/.cache")
     cache = Path(base) / "qemu-colo"
     cache.mkdir(parents=True, exist_ok=True)
     return cache
 
 
-def check_version(tree):
+def check_version(tree, given=None):
+    """The version of TREE, which came from what was GIVEN."""
+    given = given or tree
     try:
         version = (tree / "VERSION").read_text(encoding="utf-8").strip()
     except OSError:
         version = None
     if not version or not (tree / "qapi/migration.json").exists():
-        raise Failure(f"{tree} is not a QEMU source tree",
+        raise Failure(f"{given} is not a QEMU source tree",
                       "name a folder or tarball of QEMU "
                       f"{SERIES} with --qemu-source=")
     if not re.match(re.escape(SERIES) + r"\.\d+$", version):
-        raise Failure(f"{tree} is QEMU {version}, but this works on the "
+        raise Failure(f"{given} is QEMU {version}, but this works on the "
                       f"{SERIES} series only",
                       f"give --qemu-source= a tree of QEMU {SERIES}.x")
     return version
@@ -59,6 +62,9 @@ def from_tarball(path, cache):
         folder.mkdir()
         try:
             with tarfile.open(path) as tar:
+                # newer Pythons want to hear that the paths are not trusted
+                if hasattr(tarfile, "tar_filter"):
+                    tar.extraction_filter = staticmethod(tarfile.tar_filter)
                 tar.extractall(folder)
         except (tarfile.TarError, OSError, EOFError) as err:
             raise Failure(f"{path} can't be unpacked: {err}",
@@ -68,11 +74,13 @@ def from_tarball(path, cache):
             for entry in inner[0].iterdir():
                 entry.rename(folder / entry.name)
             inner[0].rmdir()
+        check_version(folder, path)
 
     stat = path.stat()
     name = re.sub(r"\.tar.*$", "", path.name)
-    return unpack_into(cache, f"{name}-{stat.st_size}-{int(stat.st_mtime)}",
-                       unpack)
+    # not "qemu-…": that is what a run without --qemu-source takes
+    return unpack_into(cache, f"tarball-{name}-{stat.st_size}-"
+                       f"{int(stat.st_mtime)}", unpack)
 
 
 def from_debian(cache):
@@ -81,7 +89,10 @@ def from_debian(cache):
     have = [p for p in have if ".partial." not in p.name]
     if have:
         return have[-1]
-    packages.ensure(["dpkg-dev", "xz-utils"], "fetching QEMU's source")
+    if not shutil.which("apt-get") or not shutil.which("dpkg-source"):
+        raise Failure("QEMU's source comes from Debian, by apt-get and "
+                      "dpkg-source, which this machine does not have",
+                      "give a QEMU 10.0 tree or tarball with --qemu-source=")
     step("fetching QEMU's source package from Debian 13 (trixie)")
     options = packages.apt_options(cache)
     todo = ("check the network and the Debian mirror in this machine's apt "

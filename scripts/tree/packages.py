@@ -7,7 +7,6 @@ private source list and private apt directories below the cache.
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
-import glob
 import os
 import re
 import shutil
@@ -27,12 +26,21 @@ BUILD = """gcc libc6-dev ninja-build libglib2.0-dev libpixman-1-dev
 TEST = """iproute2 busybox-static cpio e2fsprogs kmod perl python3-libnbd
     debian-archive-keyring""".split()
 
+# What is looked for where there is no dpkg; QEMU's configure says which
+# libraries it misses.
+COMMANDS = "gcc ninja pkg-config flex bison patch git".split()
 
-def installed(package):
-    done = subprocess.run(["dpkg-query", "-W", "-f", "${db:Status-Abbrev}",
-                           package], capture_output=True, text=True,
-                          check=False)
-    return done.returncode == 0 and done.stdout.startswith("ii")
+SUITES = "bookworm trixie forky sid oldstable stable testing unstable".split()
+
+
+def not_installed(packages):
+    """Those of PACKAGES that are not."""
+    done = subprocess.run(["dpkg-query", "-W", "-f",
+                           "${db:Status-Abbrev} ${Package}\n", *packages],
+                          capture_output=True, text=True, check=False)
+    have = {line.split()[-1] for line in done.stdout.splitlines()
+            if line.startswith("ii")}
+    return [p for p in packages if p not in have]
 
 
 def meson_version():
@@ -52,46 +60,57 @@ def debian_version():
     return int(match.group(1)) if match and "debian" in text else 0
 
 
+def sources():
+    """[(address, suite, component)] of what this machine's apt uses."""
+    # apt itself reads its configuration best; this works before any update
+    command = ["apt-get", "indextargets", "--no-release-info", "--format",
+               "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
+    try:
+        out = subprocess.run(command, capture_output=True, text=True,
+                             check=False).stdout
+    except FileNotFoundError:
+        return []
+    lines = [line.split() for line in out.splitlines()]
+    return [(l[0].rstrip("/"), l[1], l[2]) for l in lines if len(l) == 3]
+
+
 def mirrors():
     """(archive, security): the addresses this machine's apt uses."""
-    archive = security = None
-    for path in ["/etc/apt/sources.list",
-                 *sorted(glob.glob("/etc/apt/sources.list.d/*"))]:
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            continue
-        text = re.sub(r"^\s*#.*$", "", text, flags=re.M)
-        for uri in re.findall(r"\b(?:https?|file|copy|mirror\S*?):[^\s\]]+",
-                              text):
-            uri = uri.rstrip("/")
-            if uri.endswith("debian-security"):
-                security = security or uri
-            elif uri.endswith("/debian"):
-                archive = archive or uri
+    def first(suites):
+        found = [uri for uri, suite, component in sources()
+                 if suite in suites and component == "main"
+                 and not uri.startswith("cdrom:")]
+        # others name their suites like Debian's, but not their folders
+        return next((u for u in found if "/debian" in u),
+                    found[0] if found else None)
+
+    archive = first(SUITES)
     if not archive:
         raise Failure("this machine's apt configuration names no Debian "
                       "mirror",
-                      "add one to /etc/apt/sources.list, or point configure "
-                      "at a QEMU 10.0 tree or tarball with --qemu-source=")
-    return archive, security
+                      "add one to /etc/apt/sources.list, for example\n"
+                      "    deb http://deb.debian.org/debian trixie main\n"
+                      "  or point configure at a QEMU 10.0 tree or tarball "
+                      "with --qemu-source=")
+    return archive, first([s + e for s in SUITES
+                           for e in ("-security", "/updates")])
 
 
 def apt_options(cache):
     """Options that keep apt inside CACHE, with a source list of ours."""
     base = cache / "apt"
+    archive, security = mirrors()
     for sub in ("lists/partial", "cache/archives/partial"):
         (base / sub).mkdir(parents=True, exist_ok=True)
-    archive, security = mirrors()
     signed = f"[signed-by={KEYRING}]"
     lines = [f"deb-src {signed} {archive} trixie main"]
     if security:
         lines.append(f"deb-src {signed} {security} trixie-security main")
     if debian_version() == 12:
         lines.append(f"deb {signed} {archive} bookworm-backports main")
-    sources = base / "sources.list"
-    sources.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    options = ["-o", f"Dir::Etc::sourcelist={sources}",
+    sources_list = base / "sources.list"
+    sources_list.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options = ["-o", f"Dir::Etc::sourcelist={sources_list}",
                "-o", "Dir::Etc::sourceparts=-",
                "-o", f"Dir::State::Lists={base}/lists",
                "-o", f"Dir::Cache={base}/cache",
@@ -101,13 +120,6 @@ def apt_options(cache):
     if os.geteuid() == 0:
         options += ["-o", "APT::Sandbox::User=root"]
     return options
-
-
-def need_root(missing):
-    if os.geteuid():
-        raise Failure("these packages are missing, and only root can "
-                      "install them: " + " ".join(missing),
-                      "run as root: apt-get install " + " ".join(missing))
 
 
 def apt_install(packages):
@@ -120,31 +132,16 @@ def apt_install(packages):
                            stderr=subprocess.DEVNULL, check=False)
     if known.returncode:
         run(["apt-get", "update"], "apt-get update", todo, env=env)
-    first = subprocess.run(command, env=env, stdout=subprocess.DEVNULL,
+    first = subprocess.run(command, env=env, stdin=subprocess.DEVNULL,
+                           stdout=subprocess.DEVNULL,
                            stderr=subprocess.DEVNULL, check=False)
     if first.returncode:
         run(["apt-get", "update"], "apt-get update", todo, env=env)
         run(command, "apt-get install", todo, env=env)
 
 
-def ensure(packages, purpose):
-    missing = [p for p in packages if not installed(p)]
-    if not missing:
-        return
-    if not shutil.which("apt-get"):
-        raise Failure(f"packages for {purpose} are missing: "
-                      + " ".join(missing),
-                      "install their equivalents; only Debian is automated")
-    need_root(missing)
-    step(f"installing packages for {purpose}: {' '.join(missing)}")
-    apt_install(missing)
-
-
-def ensure_meson(cache):
+def install_meson(cache):
     """QEMU 10.0 needs meson 1.5; Debian 12 has it in backports."""
-    if meson_version() >= MESON_MIN:
-        return
-    need_root(["meson"])
     if debian_version() != 12:
         step("installing meson")
         apt_install(["meson"])
@@ -162,3 +159,40 @@ def ensure_meson(cache):
     if meson_version() < MESON_MIN:
         raise Failure("meson is still older than 1.5",
                       "install meson 1.5 or newer and put it first in PATH")
+
+
+def refuse(missing, meson):
+    """Only root can install; say everything that is missing at once."""
+    what, todo = [], []
+    if missing:
+        what.append("these packages are missing: " + " ".join(missing))
+        todo.append("apt-get install --no-install-recommends "
+                    + " ".join(missing))
+    if meson:
+        what.append("meson 1.5 or newer is missing")
+        todo.append("apt-get install meson/bookworm-backports, with "
+                    "bookworm-backports in the apt sources"
+                    if debian_version() == 12 else "apt-get install meson")
+    raise Failure(", and ".join(what) + ", and only root can install them",
+                  "run as root, in this folder: ./configure --packages-only\n"
+                  "  which does: " + "\n              ".join(todo))
+
+
+def ensure(cache):
+    """What building and testing need is installed, or a Failure says how."""
+    meson = meson_version() < MESON_MIN
+    if not shutil.which("dpkg-query") or not shutil.which("apt-get"):
+        missing = [c for c in COMMANDS if not shutil.which(c)]
+        missing += ["meson (1.5 or newer)"] if meson else []
+        if missing:
+            raise Failure("these commands are missing: " + ", ".join(missing),
+                          "install them; only on Debian is that automated")
+        return
+    missing = not_installed(BUILD + TEST)
+    if (missing or meson) and os.geteuid():
+        refuse(missing, meson)
+    if missing:
+        step(f"installing packages: {' '.join(missing)}")
+        apt_install(missing)
+    if meson:
+        install_meson(cache)

@@ -17,9 +17,9 @@ from colo.pair import Options, Pair
 from colo.rounds import (TRANSFERS, finish, lose, protect_again, report_rows,
                          serve, table)
 from colo.tap import Env, on_alarm, on_term
-from colo.util import SCALE, wait_for
+from colo.util import SCALE, TestError, wait_for
 
-LIMIT = 175
+LIMIT = 280
 MIB = 1 << 20
 # What is served under protection before each failure
 RECORDS = 50
@@ -65,7 +65,7 @@ class Demo:
                 before['records']['requests'] + RECORDS and \
                 all(now[n]['bytes'] >= before[n]['bytes'] + TRANSFER
                     for n in TRANSFERS)
-        wait_for(enough, 40, f'{RECORDS} more records and {TRANSFER >> 20} '
+        wait_for(enough, 90, f'{RECORDS} more records and {TRANSFER >> 20} '
                  'MiB more of each transfer', 0.1)
 
     def fail(self, side):
@@ -115,7 +115,11 @@ class Demo:
 
 
 def main():
-    net.enter()
+    try:
+        net.enter()
+    except TestError as error:
+        print(f'FAILED: {error}')
+        return 1
     signal.signal(signal.SIGALRM, on_alarm)
     signal.signal(signal.SIGTERM, on_term)
     env = Env('demo')

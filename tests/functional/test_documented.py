@@ -9,7 +9,7 @@ from colo.pair import Options, Pair
 from colo.rounds import (finish, lose, protect_again, report_rows, serve,
                          silent, table)
 
-suite = tap.Suite()
+suite = tap.Suite(guests=('cloud', 'full'))
 MIB = 1 << 20
 
 

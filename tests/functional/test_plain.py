@@ -11,7 +11,7 @@ from colo.guest import GUEST_IP, Guest, make_disk, read_records
 from colo.net import Bridge
 from colo.vm import VM, wait_guest
 
-suite = tap.Suite()
+suite = tap.Suite(guests=('cloud', 'full'))
 
 
 def plain(env, flavour, smp, nic, disk):

@@ -6,6 +6,7 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import errno
 import json
 import os
 import socket
@@ -15,21 +16,43 @@ import sys
 import threading
 import time
 
+from .guest import Guest
 from .util import Skip, TestError
+
+NO_NAMESPACES = '''\
+this user can't have namespaces of its own:
+  {}
+  what to do: run as root; or let every user have them, as root:
+    sysctl -w user.max_user_namespaces=10000
+    sysctl -w kernel.unprivileged_userns_clone=1    # where it exists
+  a container must be started with --privileged'''
+NO_TUN = ('/dev/net/tun is not there: as root, modprobe tun; a container '
+          'must be started with --privileged')
+TUN_CLOSED = ('/dev/net/tun is closed to this user: as root, chmod 666 '
+              '/dev/net/tun, as udev does')
 
 MARK = 'COLO_TEST_NAMESPACE'
 
 
-def enter():
-    """Return in the namespaces; runs the program again if need be."""
+def enter(guests=('cloud',)):
+    """Return in the namespaces; runs the program again if need be.
+
+    @guests are built before: in there nothing can be fetched.
+    """
     if os.environ.get(MARK):
         ip('link', 'set', 'lo', 'up')
         return
+    for flavour in guests:
+        Guest(flavour)
     env = dict(os.environ, **{MARK: '1'})
     args = ['unshare', '--net', '--mount', '--pid', '--fork', '--kill-child',
             '--mount-proc']
     if os.getuid():
         args += ['--user', '--map-root-user']
+    probe = subprocess.run([*args, 'true'], stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, text=True, check=False)
+    if probe.returncode:
+        raise TestError(NO_NAMESPACES.format(probe.stdout.strip()))
     sys.stdout.flush()
     os.execvpe('unshare', [*args, sys.executable, *sys.argv], env)
 
@@ -45,8 +68,14 @@ def ip(*args):
 
 
 def need_tun():
-    if not os.access('/dev/net/tun', os.R_OK | os.W_OK):
-        raise Skip('/dev/net/tun is not accessible to this user')
+    if not os.path.exists('/dev/net/tun'):
+        raise Skip(NO_TUN)
+    try:
+        # access() doesn't know that this root is none outside
+        os.close(os.open('/dev/net/tun', os.O_RDWR))
+    except OSError as error:
+        raise Skip(TUN_CLOSED if error.errno == errno.EACCES else
+                   f'/dev/net/tun: {error.strerror}') from error
 
 
 class Bridge:

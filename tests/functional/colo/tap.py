@@ -51,10 +51,11 @@ class Env(contextlib.ExitStack):
 
 
 class Suite:
-    """The cases of one program"""
+    """The cases of one program, and the flavours of guest they use"""
 
-    def __init__(self):
+    def __init__(self, guests=('cloud',)):
         self.cases = []
+        self.guests = guests
 
     def case(self, name, limit=60):
         """Decorator: a case with a hard limit in seconds."""
@@ -90,7 +91,12 @@ class Suite:
         if args.list:
             print(*(c[0] for c in chosen), sep='\n')
             return 0
-        net.enter()
+        try:
+            net.enter(self.guests)
+        except TestError as error:
+            print(error, file=sys.stderr)
+            print('Bail out!', str(error).splitlines()[0], flush=True)
+            return 1
         return self.run(chosen, args.keep)
 
     def run(self, chosen, keep):
