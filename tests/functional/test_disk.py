@@ -4,54 +4,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 from colo import tap
+from colo.disk import check, lose, protected, said, write
 from colo.guest import read_records
-from colo.pair import Options, Pair
 from colo.relay import Fault, Relay
 from colo.util import expect, wait_for
 
 suite = tap.Suite()
-
-
-def protected(env, disk, **changes):
-    pair = Pair(env, Options(**{'nic': '', 'proxy': False, 'disk': disk,
-                                'mem': 128, 'delay': 300, 'boot_first': True,
-                                **changes}))
-    pair.bring_up()
-    expect(pair.primary.console.command('disk') == 'ext4', 'a disk', 'none')
-    pair.next_record = 1
-    return pair
-
-
-def write(pair, count):
-    """Records that the guest says are on the disk."""
-    for _ in range(count):
-        answer = pair.primary.console.command(f'record 1 {pair.next_record}')
-        expect(answer == 'ok', f'record {pair.next_record} is written', answer)
-        pair.next_record += 1
-
-
-def lose(pair, side):
-    """Kill a side; what was committed stays, what was not may go."""
-    write(pair, 10)
-    if side == 'primary':
-        pair.checkpoint()
-        pair.kill_primary()
-        pair.secondary_failover()
-    else:
-        pair.kill_secondary()
-        pair.primary_failover()
-    write(pair, 10)
-
-
-def check(pair):
-    """Every record is on the disk of the one that is left."""
-    pair.wait_jobs()
-    pair.primary.kill()
-    found = pair.records().get(1, [])
-    expected = list(range(1, pair.next_record))
-    missing = sorted(set(expected) - set(found))
-    expect(found == expected, f'records 1 to {expected[-1]} on the disk',
-           f'{len(found)} records, missing: {missing[:20]}')
 
 
 def failover(env, side, disk, **changes):
@@ -109,7 +67,9 @@ def forwarding_lost(env, kind):
     else:
         write(pair, 3)
     event = vm.qmp.wait_event('COLO_EXIT', 60, pair.mark[vm])
-    env.note(f'{event["data"]}')
+    expect(event['data']['reason'] == 'error', 'COLO_EXIT for an error',
+           event['data'])
+    said(vm, 'COLO: protection is lost')
     pair.kill_secondary()
     pair.primary_failover()
     wait_for(lambda: vm.console.command('sync', 30) == 'ok', 60, 'a sync')
@@ -117,14 +77,18 @@ def forwarding_lost(env, kind):
     check(pair)
 
 
-def secondary_disk_error(env):
-    """The secondary's disk fails: protection ends, the guest goes on."""
+def secondary_export_gone(env):
+    """The secondary's export goes: protection ends, the guest goes on."""
     pair = protected(env, 'virtio')
     write(pair, 5)
     pair.secondary.qmp.cmd('nbd-server-stop')
     vm = pair.primary
     write(pair, 3)
-    vm.qmp.wait_event('COLO_EXIT', 60, pair.mark[vm])
+    event = vm.qmp.wait_event('COLO_EXIT', 60, pair.mark[vm])
+    expect(event['data']['reason'] == 'error', 'COLO_EXIT for an error',
+           event['data'])
+    said(vm, 'COLO: protection is lost', "Replication node 'replication0'",
+         'a write could not be forwarded to the secondary')
     pair.kill_secondary()
     pair.primary_failover()
     write(pair, 5)
@@ -156,7 +120,7 @@ suite.add('rounds', 120, rounds, 'virtio')
 suite.add('uncommitted', 60, uncommitted)
 suite.add('forwarding/cut', 90, forwarding_lost, 'cut')
 suite.add('forwarding/stall', 90, forwarding_lost, 'stall')
-suite.add('secondary-export-gone', 90, secondary_disk_error)
+suite.add('secondary-export-gone', 90, secondary_export_gone)
 suite.add('crash-in-merge', 60, crash_in_merge)
 
 if __name__ == '__main__':

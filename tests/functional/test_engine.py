@@ -10,6 +10,7 @@ from colo.engine import (check_alive, check_memory, clock_distance, last_tick,
                          load_stat, start_load)
 from colo.pair import Pair, engine_only
 from colo.qmp import QMPError
+from colo.tls import Credentials, TLSRelay
 from colo.util import expect, wait_for
 
 suite = tap.Suite()
@@ -218,6 +219,13 @@ def heartbeat_lie(env):
     check_memory(vm, MIB)
 
 
+def end_of_migration(vm):
+    """What query-migrate says once the migration is over."""
+    state = vm.qmp.cmd('query-migrate')
+    return state if state.get('status') in ('failed', 'completed',
+                                            'cancelled') else None
+
+
 def one_sided(env, side):
     """x-colo on one side only: an error, and the primary's guest runs on."""
     pair = Pair(env, engine_only())
@@ -234,18 +242,45 @@ def one_sided(env, side):
         pair.secondary.qmp.execute(caps)
     pair.primary.qmp.cmd('migrate', {'uri': 'tcp:127.0.0.2:9998'})
     vm = pair.primary
-
-    def settled():
-        state = vm.qmp.cmd('query-migrate').get('status')
-        return state in ('failed', 'completed', 'cancelled')
-    wait_for(settled, 40, lambda: 'an end of the migration, seen '
-             f'{vm.qmp.cmd("query-migrate")}')
+    wait_for(lambda: end_of_migration(vm), 40, lambda: 'an end of the '
+             f'migration, seen {vm.qmp.cmd("query-migrate")}')
     env.note(f'{vm.qmp.cmd("query-migrate").get("status")}: '
              f'{vm.qmp.cmd("query-migrate").get("error-desc")}')
     survivor = vm
     if vm.qmp.cmd('query-migrate')['status'] == 'completed':
         survivor = pair.secondary
     check_alive(survivor, 0)
+
+
+def encrypted(env, side, **changes):
+    """TLS on all channels of the checkpoints, before and after a failover."""
+    relay = TLSRelay(('0.0.0.0', 19998), ('127.0.0.1', 9998))
+    env.callback(relay.close)
+    failover(env, side, True, again=True, tls=True, ports={9998: 19998},
+             **changes)
+    env.note(f'{relay.records} TLS records')
+    relay.check()
+
+
+def wrong_key(env):
+    """Sides whose keys differ: an error, and the primary's guest runs on."""
+    pair = Pair(env, engine_only(tls=True))
+    pair.start()
+    other = Credentials(env.folder, 'other')
+    give = pair.credentials.give
+    pair.credentials.give = lambda vm, end: \
+        (other.give if end == 'client' else give)(vm, end)
+    pair.protect()
+    vm = pair.primary
+    state = wait_for(lambda: end_of_migration(vm), 30, lambda: 'an end of the '
+                     f'migration, seen {vm.qmp.cmd("query-migrate")}')
+    expect(state['status'] == 'failed' and 'TLS' in state['error-desc'],
+           'a migration that failed, because of TLS', state)
+    check_alive(vm, 0)
+    # the secondary still waits for one with the right key
+    pair.credentials.give = give
+    pair.protect()
+    pair.wait_protected()
 
 
 FAILOVERS = (
@@ -286,6 +321,12 @@ suite.add('command/cancel', 60, cancel)
 suite.add('command/lost-heartbeat-while-alive', 60, heartbeat_lie)
 suite.add('one-sided/primary', 60, one_sided, 'primary')
 suite.add('one-sided/secondary', 60, one_sided, 'secondary')
+
+suite.add('tls/primary', 80, encrypted, 'primary')
+suite.add('tls/secondary', 80, encrypted, 'secondary')
+suite.add('tls/multifd-primary', 80, encrypted, 'primary', multifd=2)
+suite.add('tls/multifd-secondary', 80, encrypted, 'secondary', multifd=2)
+suite.add('tls/wrong-key', 60, wrong_key)
 
 if __name__ == '__main__':
     tap.main(suite)

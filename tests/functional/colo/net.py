@@ -113,6 +113,13 @@ class Bridge:
         ip('link', 'set', 'client0', 'master', self.name, 'up')
         ip('link', 'set', 'client1', 'netns', str(pid))
 
+    def unplug(self, tap):
+        """Cut a host off, as a switch that fences it would."""
+        ip('link', 'set', tap, 'nomaster')
+
+    def plug(self, tap):
+        ip('link', 'set', tap, 'master', self.name)
+
     def sent_by_guest(self, tap):
         """Packets that came out of the guest behind @tap."""
         stats = json.loads(ip('-s', '-j', 'link', 'show', tap))[0]

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 
 from .clients import Clients
 from .doc import Document
+from .faults import name_nodes
 from .guest import (DISK_SIZE, GUEST_IP, Guest, make_disk, qemu_img,
                     read_records)
 from .net import Bridge, Capture
 from .qmp import QMPError
+from .tls import Credentials
 from .util import TestError, expect, wait_for
 from .vm import VM, wait_guest
 
@@ -43,9 +45,12 @@ class Options:
     delay: int = 0              # x-checkpoint-delay in ms, 0: the default
     multifd: int = 0            # channels
     compression: str = ''
+    tls: bool = False           # the migration's channels, by pre-shared keys
     bandwidth: int = 0          # bytes a second, 0: the default
     boot_first: bool = False    # boot before protection starts
     tick: int = 0               # ms
+    werror: str = ''            # the virtio disk's policy, '': the default
+    names: bool = False         # give block nodes names, see faults.py
     extra: list = field(default_factory=list)
     # (from port, to port) for the secondary's way to the primary (9003,
     # 9004) and the primary's to the secondary (9998, 9999), through relays.
@@ -98,6 +103,7 @@ class Pair:
         self.started = {}
         self.count = 0
         self.mark = {}
+        self.credentials = Credentials(env.folder) if options.tls else None
         legacy = options.nic in ('rtl8139', 'e1000')
         self.guest = Guest('full' if legacy else 'cloud')
         self.bridge = self.clients = None
@@ -146,8 +152,9 @@ class Pair:
         if not self.options.nic:
             args += ['-nic', 'none']
         if self.options.disk == 'virtio':
+            policy = self.options.werror and f',werror={self.options.werror}'
             args += ['-object', 'iothread,id=ioblk', '-device',
-                     'virtio-blk-pci,drive=colo-disk0,iothread=ioblk']
+                     'virtio-blk-pci,drive=colo-disk0,iothread=ioblk' + policy]
         return args + self.guest_args() + self.options.extra
 
     def accel(self):
@@ -189,8 +196,11 @@ class Pair:
         elif option == '-object' and self.vnet_hdr() and \
                 value.split(',')[0] in FILTERS:
             value += ',vnet_hdr_support=on'
-        elif option == '-drive' and opts.disk == 'virtio':
-            value = value.replace('if=ide', 'if=none')
+        elif option == '-drive':
+            if opts.disk == 'virtio':
+                value = value.replace('if=ide', 'if=none')
+            if opts.names:
+                value = name_nodes(value)
         elif option == '-incoming' and opts.multifd:
             value = 'defer'
         elif option == '-chardev' and 'reconnect-ms' in value:
@@ -271,6 +281,9 @@ class Pair:
             if opts.multifd:
                 vm.qmp.cmd('migrate-set-capabilities', {'capabilities': [
                     {'capability': 'multifd', 'state': True}]})
+            if self.credentials:
+                params['tls-creds'] = self.credentials.give(
+                    vm, 'client' if vm is self.primary else 'server')
             if params:
                 vm.qmp.cmd('migrate-set-parameters', params)
         if opts.multifd:
@@ -469,7 +482,9 @@ class Pair:
         A secondary writes to its overlays until they are merged.
         """
         host, role = self.started[self.primary]
-        merged = self.primary.qmp.find('BLOCK_JOB_COMPLETED', type='commit')
+        merged = [e for e in self.primary.qmp.find('BLOCK_JOB_COMPLETED',
+                                                   type='commit')
+                  if 'error' not in e['data']]
         names = ['primary'] if role == 'primary' or merged else [
             'secondary-active', 'secondary-hidden', 'primary']
         return read_records(self.env.folder, *(host.image(n) for n in names))

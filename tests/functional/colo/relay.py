@@ -96,12 +96,18 @@ class Relay:
                 threading.Thread(target=self._forward, daemon=True,
                                  args=(source, sink, to_server)).start()
 
+    def watcher(self):
+        """Something to call with all that passes on one way of a stream."""
+        return lambda data: None
+
     def _forward(self, source, sink, to_server):
+        watch = self.watcher()
         try:
             while True:
                 data = source.recv(CHUNK)
                 if not data:
                     break
+                watch(data)
                 for part in self._filter(data, to_server, source):
                     sink.sendall(part)
             sink.shutdown(socket.SHUT_WR)
