@@ -8,6 +8,7 @@
 #   make check-cut    streams cut at every message boundary
 #   make check-asan   unit, qtest and engine tests under ASan and UBSan
 #   make check-tsan   unit tests and a pair under TSan
+#   make fuzz         each fuzzer for $(SECONDS), which is 600; needs clang
 #   make series       the patch series for QEMU, in $(BUILD)/series
 #
 # CONFIGURE="..." is passed on to ./configure.
@@ -15,6 +16,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 BUILD ?= build
+SECONDS ?= 600
 
 all: build
 
@@ -53,8 +55,11 @@ check-tsan:
 	@$(MAKE) build BUILD=$(BUILD)-tsan CONFIGURE='$(CONFIGURE) -- --enable-tsan'
 	@python3 scripts/check.py --sanitized 10 $(BUILD)-tsan unit tsan
 
+fuzz: build
+	@python3 scripts/fuzz.py $(BUILD) $(SECONDS)
+
 series: configured
 	@python3 scripts/series.py $(BUILD)
 
 .PHONY: all python configured build demo check check-unit check-stock check-pair \
-        check-cut check-asan check-tsan series
+        check-cut check-asan check-tsan fuzz series
