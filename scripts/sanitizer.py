@@ -87,7 +87,9 @@ def environment(folder):
     """
     log = f"log_path={folder}/report"
     return {
-        "ASAN_OPTIONS": f"{log}:detect_stack_use_after_return=0",
+        "ASAN_OPTIONS": f"{log}:detect_stack_use_after_return=0:"
+                        # glib has no frame pointers
+                        "fast_unwind_on_malloc=0",
         "LSAN_OPTIONS": "exitcode=0:report_objects=1",
         "UBSAN_OPTIONS": f"{log}:print_stacktrace=1:halt_on_error=0",
         "TSAN_OPTIONS": f"{log}:exitcode=0:halt_on_error=0:"

@@ -715,17 +715,19 @@ static Error *run_end(ColoSecondaryRun *r)
 bool coroutine_fn colo_incoming_co(Error **errp)
 {
     MigrationIncomingState *mis = migration_incoming_get_current();
-    ColoSecondaryRun r = { .run_svm = true };
+    /* not on a coroutine's stack, which nothing unwinds if QEMU exits */
+    g_autofree ColoSecondaryRun *r = g_new0(ColoSecondaryRun, 1);
     Error *err;
 
-    if (!run_begin(&r, mis, errp)) {
+    r->run_svm = true;
+    if (!run_begin(r, mis, errp)) {
         return false;
     }
-    qemu_thread_create(&r.thread, MIGRATION_THREAD_DST_COLO,
-                       secondary_thread, &r, QEMU_THREAD_JOINABLE);
+    qemu_thread_create(&r->thread, MIGRATION_THREAD_DST_COLO,
+                       secondary_thread, r, QEMU_THREAD_JOINABLE);
     qemu_coroutine_yield();
-    qemu_thread_join(&r.thread);
-    err = run_end(&r);
+    qemu_thread_join(&r->thread);
+    err = run_end(r);
     if (err) {
         error_propagate(errp, err);
         migrate_set_state(&mis->state, MIGRATION_STATUS_COLO,
