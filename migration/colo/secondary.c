@@ -32,6 +32,7 @@
 #include "engine.h"
 #include "ram.h"
 #include "trace.h"
+#include "waiting.h"
 
 typedef struct ColoSecondaryRun {
     ColoLink link;
@@ -377,13 +378,15 @@ static void commit(ColoSecondaryRun *r, const ColoMsg *msg)
 {
     int64_t begin_us = g_get_monotonic_time(), us;
     Error *err = NULL;
-    bool ok;
+    bool ok, stood;
 
     bql_lock();
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->in_checkpoint = true;
     }
+    stood = !runstate_is_running();
     vm_stop(RUN_STATE_COLO);
+    colo_forget_waiting_requests(stood);
     ok = apply(r, msg->h.epoch, &err);
     if (ok) {
         follow(r, msg->commit.flags);
