@@ -65,6 +65,12 @@ static void state_changed(ColoPrimaryRun *r)
     qemu_cond_broadcast(&e->cond);
 }
 
+/* Has somebody decided that this protection is to end? Engine's lock. */
+static bool must_end(ColoPrimaryRun *r)
+{
+    return e->failover || e->cancel || e->quit;
+}
+
 /* Take one message. False ends the receiving. */
 static bool receive_one(ColoPrimaryRun *r)
 {
@@ -95,6 +101,9 @@ static bool receive_one(ColoPrimaryRun *r)
             note_error(r, err);
         } else if (msg.h.type == COLO_MSG_ERROR) {
             error_setg(&err, "the secondary: %s", msg.text.text);
+            note_error(r, err);
+        } else if (msg.h.type == COLO_MSG_STOPPED && !must_end(r)) {
+            error_setg(&err, "the secondary has stopped: %s", msg.text.text);
             note_error(r, err);
         } else if (msg.h.type == COLO_MSG_REQUEST && !e->requested) {
             e->requested = true;
@@ -144,12 +153,6 @@ static void send_text(ColoPrimaryRun *r, ColoMsgType type, const char *text)
     colo_msg_init(&msg, type, epoch);
     colo_msg_set_text(&msg, text);
     send_msg(r, &msg, NULL, 0, NULL);
-}
-
-/* Has somebody decided that this protection is to end? Engine's lock. */
-static bool must_end(ColoPrimaryRun *r)
-{
-    return e->failover || e->cancel || e->quit;
 }
 
 /* The secondary's silence while the VM stands still is limited. BQL. */

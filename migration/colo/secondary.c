@@ -32,6 +32,7 @@
 #include "engine.h"
 #include "ram.h"
 #include "trace.h"
+#include "waiting.h"
 
 typedef struct ColoSecondaryRun {
     ColoLink link;
@@ -377,13 +378,15 @@ static void commit(ColoSecondaryRun *r, const ColoMsg *msg)
 {
     int64_t begin_us = g_get_monotonic_time(), us;
     Error *err = NULL;
-    bool ok;
+    bool ok, stood;
 
     bql_lock();
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->in_checkpoint = true;
     }
+    stood = !runstate_is_running();
     vm_stop(RUN_STATE_COLO);
+    colo_forget_waiting_requests(stood);
     ok = apply(r, msg->h.epoch, &err);
     if (ok) {
         follow(r, msg->commit.flags);
@@ -431,6 +434,33 @@ static bool check_msg(ColoSecondaryRun *r, const ColoMsg *msg, Error **errp)
     return true;
 }
 
+/* Say that there is no protection any more, unless it was said before. BQL. */
+static void announce_loss(ColoSecondaryRun *r)
+{
+    g_autofree char *why = NULL;
+    bool undecided;
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        undecided = r->machine.state == COLO_S_LOST && !e->quit &&
+                    !e->exit_sent;
+        why = g_strdup(r->error ? error_get_pretty(r->error) : "unknown");
+    }
+    if (undecided && r->powered_off) {
+        /* the primary has done so, and there is nothing left to survive */
+        colo_engine_resume_deferred();
+    } else if (undecided) {
+        Error *err = NULL;
+
+        error_report("COLO: protection is lost: %s", why);
+        /* The primary only knows that its write failed */
+        replication_get_error_all(&err);
+        if (err) {
+            error_reportf_err(err, "COLO: disk replication: ");
+        }
+        colo_engine_exit(COLO_EXIT_REASON_ERROR);
+    }
+}
+
 static void handle(ColoSecondaryRun *r, const ColoMsg *msg)
 {
     ColoSecondaryState state;
@@ -444,6 +474,12 @@ static void handle(ColoSecondaryRun *r, const ColoMsg *msg)
         commit(r, msg);
     } else if (state != COLO_S_RECEIVING) {
         forget_checkpoint(r);
+    }
+    if (msg->h.type == COLO_MSG_ERROR) {
+        /* the link stays, for the primary may yet say that it takes over */
+        bql_lock();
+        announce_loss(r);
+        bql_unlock();
     }
 }
 
@@ -530,21 +566,9 @@ static void wait_lost(ColoSecondaryRun *r)
 /* The peer is gone or has failed, and nobody has decided yet. */
 static void wait_decision(ColoSecondaryRun *r)
 {
-    bool undecided;
-
     forget_checkpoint(r);
     bql_lock();
-    WITH_QEMU_LOCK_GUARD(&e->lock) {
-        undecided = r->machine.state == COLO_S_LOST && !e->quit;
-    }
-    if (undecided && r->powered_off) {
-        /* the primary has done so, and there is nothing left to survive */
-        colo_engine_resume_deferred();
-    } else if (undecided) {
-        error_report("COLO: protection is lost: %s",
-                     r->error ? error_get_pretty(r->error) : "unknown");
-        colo_engine_exit(COLO_EXIT_REASON_ERROR);
-    }
+    announce_loss(r);
     bql_unlock();
     wait_lost(r);
 }
@@ -573,7 +597,7 @@ static void stop_parts(ColoSecondaryRun *r, bool *survivor)
         replication_stop_all(*survivor, &err);
         if (err) {
             error_reportf_err(err, "COLO: ending disk replication: ");
-            r->broken = *survivor;
+            r->broken |= *survivor;
             *survivor = false;
         }
     }
@@ -631,6 +655,7 @@ static void wake_coroutine(void *opaque)
 static void *secondary_thread(void *opaque)
 {
     ColoSecondaryRun *r = opaque;
+    g_autofree char *text = NULL;
     bool survivor, quit, decided;
 
     rcu_register_thread();
@@ -642,10 +667,16 @@ static void *secondary_thread(void *opaque)
         survivor = colo_secondary_survives(&r->machine);
         quit = e->quit;
         decided = survivor || r->machine.state == COLO_S_STOPPED;
+        text = g_strdup(r->broken && r->error ? error_get_pretty(r->error) :
+                                                "stopped");
+    }
+    if (r->broken) {
+        error_report("COLO: protection has ended, this side can't go on: %s",
+                     text);
     }
     if (!quit) {
         incoming_serves = settle(r, survivor);
-        send_text(r, COLO_MSG_STOPPED, "stopped");
+        send_text(r, COLO_MSG_STOPPED, text);
         colo_engine_exit(decided && !r->broken ? COLO_EXIT_REASON_REQUEST :
                                                  COLO_EXIT_REASON_ERROR);
     }

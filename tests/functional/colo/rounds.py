@@ -16,6 +16,21 @@ def serve(pair, **usual):
     pair.clients.wait_reachable()
     pair.clients.start_usual(**usual)
     pair.clients.wait_progress()
+    check_devices(pair)
+
+
+def check_devices(pair):
+    """The secondary's virtio devices are what the primary's are.
+
+    One that does nothing is noticed by nobody until it has taken over.
+    """
+    pair.checkpoint()
+    for vm in pair.primary, pair.secondary:
+        for device in vm.qmp.cmd('x-query-virtio'):
+            status = vm.qmp.cmd('x-query-virtio-status',
+                                {'path': device['path']})
+            expect(not status['disabled'] and not status['broken'],
+                   f'{vm.name}: {device["name"]} works', status)
 
 
 def silent(pair):
