@@ -53,6 +53,11 @@ def comes_back(env, unplug, keep_export):
     pair.wait_checkpoints(2)
     clients = pair.clients
     old, host = pair.primary, pair.phost
+    if not unplug:
+        # nor is it in a checkpoint when it comes back, but running
+        old.qmp.cmd('migrate-set-parameters', {'x-checkpoint-delay': 600000})
+        pair.checkpoint()
+        clients.wait_progress(60)
     mark = old.qmp.mark()
     old.kill(signal.SIGSTOP)
     if unplug:
