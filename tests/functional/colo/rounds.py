@@ -24,6 +24,8 @@ def check_devices(pair):
 
     One that does nothing is noticed by nobody until it has taken over.
     """
+    if 'virtio' not in pair.options.nic + pair.options.disk:
+        return
     pair.checkpoint()
     for vm in pair.primary, pair.secondary:
         for device in vm.qmp.cmd('x-query-virtio'):
