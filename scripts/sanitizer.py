@@ -2,7 +2,10 @@
 
 QEMU's own code has findings of its own; what a run sees of them is counted,
 as a baseline, and does not fail it. A report that names one of our files in
-one of its stacks does.
+one of its stacks does. Of a data race only the code that made an access
+counts, and the code that allocated what was accessed: what led there is no
+party to it. (QEMU's thread pool races with its own bottom halves, whoever
+submits the request.)
 
 SPDX-License-Identifier: GPL-2.0-or-later
 """
@@ -15,33 +18,52 @@ import re
 START = re.compile(r"(WARNING: ThreadSanitizer: |ERROR: \w+Sanitizer: |"
                    r": runtime error: )(.*)")
 FRAME = re.compile(r"^\s+#\d+ (?:0x[0-9a-f]+ in )?(\S+) (\S+?)(?::\d+)*(?: |$)")
+# An access in a data race, or what was accessed
+PARTY = re.compile(r"^\s+(?:previous )?(?:atomic )?(?:read|write) of size|"
+                   r"^\s+Location is ", re.IGNORECASE)
+# Frames that work for their caller: libraries, inline functions, allocators
+HELPER = re.compile(r"<null>|libsanitizer|sanitizer_common|sysdeps/|/include/|"
+                    r"/util/(memalign|oslib-\w+)\.c")
 OURS = re.compile(r"(^|/)(migration/colo/|net/colo/|block/replication|"
                   r"replication\.c|tests/\w+/(test-)?colo|colo-\w+-test\.c|"
                   r"test-colo-)")
 
 
 class Report:
-    """One finding: its title, its frames as (function, file), its text"""
+    """One finding: its title, its text, its frames as (function, file)
+
+    parties: of the frames those that made an access, or the object
+    """
 
     def __init__(self, title, text):
         self.title = title
         self.text = text
         self.frames = []
+        self.parties = []
+        self.in_party = False
 
     def add(self, line):
         self.text += line + "\n"
         match = FRAME.match(line)
-        if match:
-            self.frames.append(match.groups())
+        if not match:
+            self.in_party = bool(PARTY.match(line))
+            return
+        self.frames.append(match.groups())
+        if self.in_party and not HELPER.search(match.group(2)):
+            self.parties.append(match.groups())
+            self.in_party = False
 
     def ours(self):
-        return any(OURS.search(path) for _, path in self.frames) or \
+        frames = self.frames
+        if self.title.startswith("data race"):
+            frames = self.parties
+        return any(OURS.search(path) for _, path in frames) or \
             bool(OURS.search(self.title))
 
     def place(self):
         """Where stock code reports, as one line."""
         for function, path in self.frames:
-            if "libsanitizer" not in path and "sanitizer_common" not in path:
+            if not HELPER.search(path):
                 return f"{self.title.split(' (')[0]}: {function} {path}"
         return self.title
 
@@ -92,6 +114,7 @@ def environment(folder):
                         "fast_unwind_on_malloc=0",
         "LSAN_OPTIONS": "exitcode=0:report_objects=1",
         "UBSAN_OPTIONS": f"{log}:print_stacktrace=1:halt_on_error=0",
-        "TSAN_OPTIONS": f"{log}:exitcode=0:halt_on_error=0:"
+        # RCU starts a thread in a child before the child calls exec
+        "TSAN_OPTIONS": f"{log}:exitcode=0:halt_on_error=0:die_after_fork=0:"
                         "second_deadlock_stack=1:history_size=4",
     }

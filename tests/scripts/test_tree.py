@@ -459,6 +459,17 @@ WARNING: ThreadSanitizer: data race (pid=7)
   Write of size 8 at 0x7b08 by thread T1:
     #0 memcpy ../../libsanitizer/tsan/tsan_interceptors.cc:1 (libtsan.so)
     #1 {function} {path}:12 (qemu-system-x86_64+0x1)
+    #2 {caller} (qemu-system-x86_64+0x1)
+
+  Previous atomic read of size 8 at 0x7b08 by main thread:
+    #0 poll ../tree/util/async.c:3 (qemu-system-x86_64+0x1)
+    #1 {caller} (qemu-system-x86_64+0x1)
+
+  Location is heap block of size 344 at 0x7b08 allocated by main thread:
+    #0 calloc ../../libsanitizer/tsan/tsan_interceptors.cc:1 (libtsan.so)
+    #1 g_malloc0 <null> (libglib-2.0.so.0+0x5)
+    #2 {owner} (qemu-system-x86_64+0x1)
+    #3 {caller} (qemu-system-x86_64+0x1)
 
 SUMMARY: ThreadSanitizer: data race {path}:12 in {function}
 ==================
@@ -474,8 +485,10 @@ UNDEFINED = "{path}:7:3: runtime error: signed integer overflow: 1 + 2\n"
 
 def sanitizer_reports(case):
     folder = case.top / "reports"
-    stock = {"function": "worker", "path": "../tree/util/async.c", "pid": 7}
-    ours = {"function": "colo_x", "pid": 8,
+    stock = {"function": "worker", "path": "../tree/util/async.c", "pid": 7,
+             "caller": "colo_go ../tree/migration/colo/secondary.c:9",
+             "owner": "aio_new ../tree/util/async.c:8"}
+    ours = {**stock, "function": "colo_x", "pid": 8,
             "path": "../tree/migration/colo/primary.c"}
     write(folder / "report.1", (RACE * 2 + ADDRESS + UNDEFINED)
           .format(**stock))
@@ -495,6 +508,10 @@ def sanitizer_reports(case):
             expect(path in said.getvalue(), said.getvalue())
             expect("1 reports about our files, 4 about" in said.getvalue(),
                    said.getvalue())
+    write(folder / "report.2", RACE.format(
+        **{**stock, "owner": "colo_new ../tree/net/colo/conn.c:5"}))
+    with contextlib.redirect_stdout(io.StringIO()):
+        expect(sanitizer.judge(folder) == 1, "the memory is ours")
 
 
 CASES = [tree_whole, tree_after_change, hunk_that_fails,
