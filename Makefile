@@ -52,7 +52,8 @@ check-asan:
 	@python3 scripts/check.py --sanitized 5 $(BUILD)-asan unit engine
 
 check-tsan:
-	@$(MAKE) build BUILD=$(BUILD)-tsan CONFIGURE='$(CONFIGURE) -- --enable-tsan'
+	@$(MAKE) build BUILD=$(BUILD)-tsan CONFIGURE='$(CONFIGURE) -- \
+	  --enable-tsan --cc=$(CURDIR)/scripts/tsan-gcc'
 	@python3 scripts/check.py --sanitized 10 $(BUILD)-tsan unit tsan
 
 fuzz: build

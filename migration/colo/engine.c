@@ -131,6 +131,7 @@ static void takeover_timeout(void *opaque)
     if (link) {
         colo_link_shutdown(link);
     }
+    colo_secondary_join();
 }
 
 void colo_engine_watch_takeover(void)
@@ -145,6 +146,13 @@ void colo_engine_watch_takeover(void)
 
 void colo_engine_vm_start(void)
 {
+    ColoEngine *e = &colo_engine;
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (e->quit) {
+            return;
+        }
+    }
     if (!runstate_check(RUN_STATE_SHUTDOWN)) {
         vm_start();
     }

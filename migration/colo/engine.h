@@ -69,6 +69,13 @@ bool colo_engine_hello(ColoHello *hello, Error **errp);
 void colo_engine_watch_takeover(void);
 
 /*
+ * QEMU exits, the link is shut down: wait for the secondary's thread, if there
+ * is one, so that it applies nothing to a machine that is being taken apart.
+ * Main thread, BQL, which is released meanwhile.
+ */
+void colo_secondary_join(void);
+
+/*
  * Start the VM, unless QEMU is about to exit: a request to do so may come
  * while it stands still for the engine. BQL.
  */

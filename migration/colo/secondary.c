@@ -40,6 +40,7 @@ typedef struct ColoSecondaryRun {
     Error *error;               /* why protection ended; engine's lock */
     QemuThread thread;
     Coroutine *co;              /* who waits for the thread */
+    bool woken;                 /* it has been told to go on; BQL */
     bool ram;                   /* set up */
     bool replicating;
     bool proxied;
@@ -679,11 +680,21 @@ static void *secondary_thread(void *opaque)
         send_text(r, COLO_MSG_STOPPED, text);
         colo_engine_exit(decided && !r->broken ? COLO_EXIT_REASON_REQUEST :
                                                  COLO_EXIT_REASON_ERROR);
+        r->woken = true;
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), wake_coroutine, r->co);
     }
     bql_unlock();
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), wake_coroutine, r->co);
     rcu_unregister_thread();
     return NULL;
+}
+
+void colo_secondary_join(void)
+{
+    if (current && !current->woken) {
+        bql_unlock();
+        qemu_thread_join(&current->thread);
+        bql_lock();
+    }
 }
 
 bool migration_incoming_colo_enabled(void)
