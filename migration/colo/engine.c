@@ -131,7 +131,6 @@ static void takeover_timeout(void *opaque)
     if (link) {
         colo_link_shutdown(link);
     }
-    colo_secondary_join();
 }
 
 void colo_engine_watch_takeover(void)
@@ -370,6 +369,7 @@ void colo_shutdown(void)
     if (link) {
         colo_link_shutdown(link);
     }
+    colo_secondary_join();
 }
 
 bool colo_defer_shutdown(ShutdownCause cause)

@@ -23,6 +23,7 @@
 #include "qemu/lockable.h"
 #include "qemu/module.h"
 #include "qemu/timer.h"
+#include "qemu/tsan.h"
 #include "migration/colo.h"
 #include "net/colo/compare.h"
 #include "net/colo/compare-object.h"
@@ -501,6 +502,8 @@ static void compare_detach_bh(void *opaque)
     if (s->notify_dev) {
         colo_in_detach(s->notify);
     }
+    /* AIO_WAIT's fences are nothing ThreadSanitizer knows about */
+    QEMU_TSAN_ANNOTATE_HAPPENS_BEFORE(s);
 }
 
 static bool check_options(ColoCompareObject *s, Error **errp)
@@ -614,6 +617,7 @@ static void compare_quiesce(ColoCompareObject *s)
         s->running = false;
         QTAILQ_REMOVE(&compares, s, next);
         aio_wait_bh_oneshot(s->ctx, compare_detach_bh, s);
+        QEMU_TSAN_ANNOTATE_HAPPENS_AFTER(s);
     }
 }
 
