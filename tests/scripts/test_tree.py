@@ -456,12 +456,12 @@ def counts(case):
 RACE = """\
 ==================
 WARNING: ThreadSanitizer: data race (pid=7)
-  Write of size 8 at 0x7b08 by thread T1:
+  Write of size 8 at 0x7b08 by thread T1{one}:
     #0 memcpy ../../libsanitizer/tsan/tsan_interceptors.cc:1 (libtsan.so)
     #1 {function} {path}:12 (qemu-system-x86_64+0x1)
     #2 {caller} (qemu-system-x86_64+0x1)
 
-  Previous atomic read of size 8 at 0x7b08 by main thread:
+  Previous atomic read of size 8 at 0x7b08 by main thread{other}:
     #0 poll ../tree/util/async.c:3 (qemu-system-x86_64+0x1)
     #1 {caller} (qemu-system-x86_64+0x1)
 
@@ -487,7 +487,8 @@ def sanitizer_reports(case):
     folder = case.top / "reports"
     stock = {"function": "worker", "path": "../tree/util/async.c", "pid": 7,
              "caller": "colo_go ../tree/migration/colo/secondary.c:9",
-             "owner": "aio_new ../tree/util/async.c:8"}
+             "owner": "aio_new ../tree/util/async.c:8",
+             "one": " (mutexes: write M1, write M15)", "other": ""}
     ours = {**stock, "function": "colo_x", "pid": 8,
             "path": "../tree/migration/colo/primary.c"}
     write(folder / "report.1", (RACE * 2 + ADDRESS + UNDEFINED)
@@ -512,6 +513,11 @@ def sanitizer_reports(case):
         **{**stock, "owner": "colo_new ../tree/net/colo/conn.c:5"}))
     with contextlib.redirect_stdout(io.StringIO()):
         expect(sanitizer.judge(folder) == 1, "the memory is ours")
+    for held, count in ("write M2, write M15", 0), ("read M15", 1):
+        write(folder / "report.2",
+              RACE.format(**{**ours, "other": f" (mutexes: {held})"}))
+        with contextlib.redirect_stdout(io.StringIO()):
+            expect(sanitizer.judge(folder) == count, f"both hold {held}")
 
 
 CASES = [tree_whole, tree_after_change, hunk_that_fails,
