@@ -20,9 +20,8 @@ def ticks(vm, since=0):
 
 
 def last_tick(vm):
-    found = ticks(vm)
-    expect(found, f'ticks on the console of {vm.name}', 'none')
-    return found[-1]
+    wait_for(lambda: ticks(vm), 30, f'ticks on the console of {vm.name}')
+    return ticks(vm)[-1]
 
 
 def start_load(vm, mib, rate, kind='random'):
@@ -50,16 +49,20 @@ def check_alive(vm, floor):
 
 
 def check_memory(vm, mib, rate=400):
-    """All of the load's memory is as it must be."""
+    """All of the load's memory is as it must be.
+
+    The load goes on at a rate that a migration can follow on any machine.
+    """
     before, bad = load_stat(vm)
     expect(bad == 0, 'no wrong page', f'{bad} of {before}')
-    vm.console.command(f'dirty {mib} {rate} random')
+    start_load(vm, mib, rate)
 
     def passed():
         pages, wrong = load_stat(vm)
         expect(wrong == 0, 'no wrong page', f'{wrong} of {pages}')
         return pages >= before + mib * PAGES_PER_MIB
     wait_for(passed, 40, f'one pass of {vm.name} through its memory', 0.1)
+    start_load(vm, mib, 10)
 
 
 def time_offset(vm):
