@@ -54,9 +54,11 @@ def iotests(build, env):
     folder = build / "tests/qemu-iotests"
     points, failed = [], False
     for fmt, names in ("-qcow2", IOTESTS), ("-raw", IOTESTS_RAW):
-        done = subprocess.run(["./check", "-tap", fmt, *names], cwd=folder,
-                              env=env, stdout=subprocess.PIPE, text=True,
-                              stdin=subprocess.DEVNULL, check=False)
+        # with this Python: not every other one has libnbd
+        done = subprocess.run([env["PYTHON"], "./check", "-tap", fmt, *names],
+                              cwd=folder, env=env, stdout=subprocess.PIPE,
+                              text=True, stdin=subprocess.DEVNULL,
+                              check=False)
         lines = done.stdout.splitlines()
         points += [l for l in lines if not l.startswith(("1..", "TAP"))]
         failed = failed or done.returncode != 0
