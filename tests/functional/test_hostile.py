@@ -389,6 +389,9 @@ for vnet in False, True:
 suite.add('options', 60, bad_options)
 suite.add('incoming/garbage', 60, garbage_incoming, os.urandom(4096))
 suite.add('incoming/truncated', 60, garbage_incoming, b'QEVM\0\0\0\3')
+# a configuration section whose machine name has 4 GiB less one page
+suite.add('incoming/size', 60, garbage_incoming,
+          b'QEVM\0\0\0\3\7\xff\xff\xf0\0pc')
 suite.add('incoming/empty', 60, garbage_incoming, b'')
 suite.add('commands', 90, commands)
 for cap in CAPABILITIES:
