@@ -62,7 +62,7 @@ def check_memory(vm, mib, rate=400):
         expect(wrong == 0, 'no wrong page', f'{wrong} of {pages}')
         return pages >= before + mib * PAGES_PER_MIB
     wait_for(passed, 40, f'one pass of {vm.name} through its memory', 0.1)
-    start_load(vm, mib, 10)
+    start_load(vm, mib, 2)
 
 
 def time_offset(vm):
