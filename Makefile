@@ -9,6 +9,7 @@
 #   make check-asan   unit, qtest and engine tests under ASan and UBSan
 #   make check-tsan   unit tests and a pair under TSan
 #   make fuzz         each fuzzer for $(SECONDS), which is 600; needs clang
+#   make stock        QEMU with its own COLO, to compare with
 #   make series       the patch series for QEMU, in $(BUILD)/series
 #
 # CONFIGURE="..." is passed on to ./configure.
@@ -59,8 +60,11 @@ check-tsan:
 fuzz: build
 	@python3 scripts/fuzz.py $(BUILD) $(SECONDS)
 
+stock: configured
+	@python3 scripts/build-stock.py $(BUILD)
+
 series: configured
 	@python3 scripts/series.py $(BUILD)
 
 .PHONY: all python configured build demo check check-unit check-stock check-pair \
-        check-cut check-asan check-tsan fuzz series
+        check-cut check-asan check-tsan fuzz stock series

@@ -108,7 +108,7 @@ def grow(tree, pristine):
         if names:
             tree.commit(subject, BODY["area"])
     for name in assemble.series(REPO):
-        assemble.apply_patch(folder, REPO, name)
+        assemble.apply_patch(folder, REPO / "patches" / name)
         tree.commit(*message(REPO / "patches" / name))
 
 

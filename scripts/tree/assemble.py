@@ -120,18 +120,18 @@ def remove(tree, repo):
                                  path))
 
 
-def apply_patch(tree, repo, name):
+def apply_patch(tree, path):
     try:
         done = subprocess.run(
             ["patch", "-p1", "--batch", "--forward", "--fuzz=1", "--quiet",
              "--no-backup-if-mismatch",
-             "--reject-file=-", "-i", str(repo / "patches" / name)],
+             "--reject-file=-", "-i", str(path)],
             cwd=tree, capture_output=True, text=True, check=False)
     except FileNotFoundError as err:
         raise Failure("the command patch is not installed",
                       "install the package patch") from err
     if done.returncode:
-        raise Failure(f"patches/{name} does not apply:\n"
+        raise Failure(f"{path.parent.name}/{path.name} does not apply:\n"
                       + (done.stdout + done.stderr).strip(),
                       "this QEMU differs from the one the patch was made "
                       "for: use a 10.0 release it is known to work with, "
@@ -175,7 +175,7 @@ def build(pristine, repo, tree, as_copies=False):
     copy_pristine(pristine, tree)
     remove(tree, repo)
     for name in series(repo):
-        apply_patch(tree, repo, name)
+        apply_patch(tree, repo / "patches" / name)
     link_ours(tree, repo, as_copies)
 
 

@@ -56,19 +56,24 @@ def link_firmware(build):
                 link.symlink_to(path)
 
 
-def configure_qemu(tree, build, extra):
-    """Run QEMU's configure, unless it ran with the same options before."""
+def qemu_options(extra):
     compiler = []
     if shutil.which("ccache") and not any(o.startswith("--cc=")
                                           for o in extra):
         compiler = ["--cc=ccache gcc", "--host-cc=ccache gcc"]
-    options = ["--python=/usr/bin/python3", *QEMU_OPTIONS, *compiler, *extra]
+    return ["--python=/usr/bin/python3", *QEMU_OPTIONS, *compiler, *extra]
+
+
+def configure_with(tree, build, options):
+    """Run QEMU's configure, unless it ran with the same options before."""
     stamp = build / "configured"
     want = json.dumps([str(tree), options])
     if stamp.exists() and (build / "build.ninja").exists() and \
             stamp.read_text(encoding="utf-8") == want:
         return
-    step(" ".join(["configuring QEMU", *extra]))
+    usual = qemu_options([])
+    step(" ".join(["configuring QEMU",
+                   *(o for o in options if o not in usual)]))
     shutil.rmtree(build, ignore_errors=True)
     build.mkdir(parents=True)
     run([str(tree / "configure"), *options], "QEMU's configure",
@@ -98,7 +103,7 @@ def configure(argv):
     build.mkdir(parents=True, exist_ok=True)
     pristine, version = fetch.pristine(args.qemu_source, cache)
     tree, _ = assemble.assemble(pristine, version, REPO, build)
-    configure_qemu(tree, build / "qemu", extra)
+    configure_with(tree, build / "qemu", qemu_options(extra))
     link_firmware(build / "qemu")
     (build / "pristine").write_text(str(pristine), encoding="utf-8")
     configure_outer(build)
