@@ -10,34 +10,40 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
+#include "qemu/queue.h"
 #include "block/replication.h"
 
+struct ReplicatedDisk {
+    BlockDriverState *bs;
+    const ReplicatedDiskOps *ops;
+    QLIST_ENTRY(ReplicatedDisk) next;
+};
+
 /* All of the below: BQL */
-static QLIST_HEAD(, ReplicationState) replicated_disks =
+static QLIST_HEAD(, ReplicatedDisk) replicated_disks =
     QLIST_HEAD_INITIALIZER(replicated_disks);
 
 /* The first error that outlives the disk it came from */
 static Error *replication_error;
 
-ReplicationState *replication_new(void *opaque, ReplicationOps *ops)
+ReplicatedDisk *replication_add(BlockDriverState *bs,
+                                const ReplicatedDiskOps *ops)
 {
-    ReplicationState *rs = g_new(ReplicationState, 1);
+    ReplicatedDisk *disk = g_new(ReplicatedDisk, 1);
 
     GLOBAL_STATE_CODE();
 
-    *rs = (ReplicationState) { .opaque = opaque, .ops = ops };
-    QLIST_INSERT_HEAD(&replicated_disks, rs, node);
-    return rs;
+    *disk = (ReplicatedDisk) { .bs = bs, .ops = ops };
+    QLIST_INSERT_HEAD(&replicated_disks, disk, next);
+    return disk;
 }
 
-void replication_remove(ReplicationState *rs)
+void replication_remove(ReplicatedDisk *disk)
 {
     GLOBAL_STATE_CODE();
 
-    if (rs) {
-        QLIST_REMOVE(rs, node);
-        g_free(rs);
-    }
+    QLIST_REMOVE(disk, next);
+    g_free(disk);
 }
 
 void replication_set_error(Error *err)
@@ -57,35 +63,40 @@ static void replication_clear_error(void)
     replication_error = NULL;
 }
 
-/* Take back what replication_start_all() did to the disks before @failed. */
-static void replication_undo_start(ReplicationState *failed)
+/* Whether a disk failed that may no longer be there; then @errp is set. */
+static bool earlier_error(Error **errp)
 {
-    ReplicationState *rs, *next;
+    if (replication_error) {
+        error_propagate(errp, error_copy(replication_error));
+    }
+    return replication_error != NULL;
+}
 
-    QLIST_FOREACH_SAFE(rs, &replicated_disks, node, next) {
-        if (rs == failed) {
+/* Take back what replication_start_all() did to the disks before @failed. */
+static void replication_undo_start(ReplicatedDisk *failed)
+{
+    ReplicatedDisk *disk, *after;
+
+    QLIST_FOREACH_SAFE(disk, &replicated_disks, next, after) {
+        if (disk == failed) {
             return;
         }
-        if (rs->ops->stop) {
-            rs->ops->stop(rs, false, NULL);
-        }
+        disk->ops->stop(disk->bs, false, NULL);
     }
 }
 
 void replication_start_all(ReplicationMode mode, Error **errp)
 {
     ERRP_GUARD();
-    ReplicationState *rs, *next;
+    ReplicatedDisk *disk, *after;
 
     GLOBAL_STATE_CODE();
 
     replication_clear_error();
-    QLIST_FOREACH_SAFE(rs, &replicated_disks, node, next) {
-        if (rs->ops->start) {
-            rs->ops->start(rs, mode, errp);
-        }
+    QLIST_FOREACH_SAFE(disk, &replicated_disks, next, after) {
+        disk->ops->start(disk->bs, mode, errp);
         if (*errp) {
-            replication_undo_start(rs);
+            replication_undo_start(disk);
             return;
         }
     }
@@ -94,19 +105,15 @@ void replication_start_all(ReplicationMode mode, Error **errp)
 void replication_do_checkpoint_all(Error **errp)
 {
     ERRP_GUARD();
-    ReplicationState *rs, *next;
+    ReplicatedDisk *disk, *after;
 
     GLOBAL_STATE_CODE();
 
-    if (replication_error) {
-        error_propagate(errp, error_copy(replication_error));
+    if (earlier_error(errp)) {
         return;
     }
-
-    QLIST_FOREACH_SAFE(rs, &replicated_disks, node, next) {
-        if (rs->ops->checkpoint) {
-            rs->ops->checkpoint(rs, errp);
-        }
+    QLIST_FOREACH_SAFE(disk, &replicated_disks, next, after) {
+        disk->ops->checkpoint(disk->bs, errp);
         if (*errp) {
             return;
         }
@@ -116,19 +123,15 @@ void replication_do_checkpoint_all(Error **errp)
 void replication_get_error_all(Error **errp)
 {
     ERRP_GUARD();
-    ReplicationState *rs, *next;
+    ReplicatedDisk *disk;
 
     GLOBAL_STATE_CODE();
 
-    if (replication_error) {
-        error_propagate(errp, error_copy(replication_error));
+    if (earlier_error(errp)) {
         return;
     }
-
-    QLIST_FOREACH_SAFE(rs, &replicated_disks, node, next) {
-        if (rs->ops->get_error) {
-            rs->ops->get_error(rs, errp);
-        }
+    QLIST_FOREACH(disk, &replicated_disks, next) {
+        disk->ops->get_error(disk->bs, errp);
         if (*errp) {
             return;
         }
@@ -137,17 +140,15 @@ void replication_get_error_all(Error **errp)
 
 void replication_stop_all(bool failover, Error **errp)
 {
-    ReplicationState *rs, *next;
+    ReplicatedDisk *disk, *after;
 
     GLOBAL_STATE_CODE();
 
     replication_clear_error();
-    QLIST_FOREACH_SAFE(rs, &replicated_disks, node, next) {
+    QLIST_FOREACH_SAFE(disk, &replicated_disks, next, after) {
         Error *local_err = NULL;
 
-        if (rs->ops->stop) {
-            rs->ops->stop(rs, failover, &local_err);
-        }
+        disk->ops->stop(disk->bs, failover, &local_err);
         /* A disk that cannot be stopped must not keep the others */
         error_propagate(errp, local_err);
     }

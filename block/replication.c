@@ -40,7 +40,7 @@
 #define REPL_OPT_TOP_ID "top-id"
 
 typedef struct ReplNode {
-    ReplicationState *rs;
+    ReplicatedDisk *entry;  /* in the registry */
 
     QemuMutex lock;         /* protects state, forwards */
     ReplState state;
@@ -139,7 +139,7 @@ static bool repl_parse_options(ReplNode *s, QDict *options,
 
 static void forward_limit_passed(void *opaque);
 static void merge_step(void *opaque);
-static ReplicationOps repl_ops;
+static const ReplicatedDiskOps repl_ops;
 
 static int repl_open(BlockDriverState *bs, QDict *options, int flags,
                             Error **errp)
@@ -163,7 +163,7 @@ static int repl_open(BlockDriverState *bs, QDict *options, int flags,
     s->limit = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
                              SCALE_MS, forward_limit_passed, bs);
     s->merge_bh = aio_bh_new(iohandler_get_aio_context(), merge_step, bs);
-    s->rs = replication_new(bs, &repl_ops);
+    s->entry = replication_add(bs, &repl_ops);
     return 0;
 }
 
@@ -179,7 +179,7 @@ static void repl_close(BlockDriverState *bs)
     if (s->state.stage == REPL_STAGE_RUNNING) {
         repl_give_up(bs);
     }
-    replication_remove(s->rs);
+    replication_remove(s->entry);
     qemu_bh_delete(s->merge_bh);
     timer_free(s->limit);
     qemu_mutex_destroy(&s->lock);
@@ -978,11 +978,10 @@ static void repl_give_up(BlockDriverState *bs)
 
 /* The operations */
 
-static void repl_start(ReplicationState *rs, ReplicationMode mode,
-                              Error **errp)
+static void repl_start(BlockDriverState *bs, ReplicationMode mode,
+                       Error **errp)
 {
     ERRP_GUARD();
-    BlockDriverState *bs = rs->opaque;
     ReplNode *s = bs->opaque;
     ReplVerdict verdict;
 
@@ -1024,10 +1023,9 @@ static bool check_attached(BlockDriverState *bs, Error **errp)
     return true;
 }
 
-static void repl_checkpoint(ReplicationState *rs, Error **errp)
+static void repl_checkpoint(BlockDriverState *bs, Error **errp)
 {
     ERRP_GUARD();
-    BlockDriverState *bs = rs->opaque;
     ReplNode *s = bs->opaque;
     ReplVerdict verdict;
 
@@ -1054,21 +1052,17 @@ static void repl_checkpoint(ReplicationState *rs, Error **errp)
     }
 }
 
-static void repl_get_error(ReplicationState *rs, Error **errp)
+static void repl_get_error(BlockDriverState *bs, Error **errp)
 {
-    BlockDriverState *bs = rs->opaque;
-
     if (!check_attached(bs, errp)) {
         return;
     }
     get_fault(bs, errp);
 }
 
-static void repl_stop(ReplicationState *rs, bool failover,
-                             Error **errp)
+static void repl_stop(BlockDriverState *bs, bool failover, Error **errp)
 {
     ERRP_GUARD();
-    BlockDriverState *bs = rs->opaque;
     ReplNode *s = bs->opaque;
     ReplVerdict verdict;
 
@@ -1100,7 +1094,7 @@ static void repl_stop(ReplicationState *rs, bool failover,
     bdrv_unref(bs);
 }
 
-static ReplicationOps repl_ops = {
+static const ReplicatedDiskOps repl_ops = {
     .start = repl_start,
     .checkpoint = repl_checkpoint,
     .get_error = repl_get_error,

@@ -26,41 +26,31 @@
 
 #include "block/block-common.h"
 #include "qapi/qapi-types-block-core.h"
-#include "qemu/module.h"
-#include "qemu/queue.h"
 
 #ifdef CONFIG_REPLICATION
 
-typedef struct ReplicationOps ReplicationOps;
-typedef struct ReplicationState ReplicationState;
+/*
+ * What a driver does for one of its nodes, when the function below of the same
+ * name is called for all. None is NULL; each sets @errp if it failed.
+ */
+typedef struct ReplicatedDiskOps {
+    void (*start)(BlockDriverState *bs, ReplicationMode mode, Error **errp);
+    void (*checkpoint)(BlockDriverState *bs, Error **errp);
+    void (*get_error)(BlockDriverState *bs, Error **errp);
+    void (*stop)(BlockDriverState *bs, bool failover, Error **errp);
+} ReplicatedDiskOps;
 
-/* One replicated disk, owned by the registry from new to remove. */
-struct ReplicationState {
-    void *opaque;                       /* the driver's */
-    ReplicationOps *ops;
-    QLIST_ENTRY(ReplicationState) node; /* the registry's */
-};
+typedef struct ReplicatedDisk ReplicatedDisk;
 
 /*
- * What a driver does for one disk. An operation may be NULL: nothing is to be
- * done then. Each sets @errp if it failed; the functions below say what is
- * asked of it.
+ * Register @bs as a replicated disk. Never fails; the result, which is the
+ * registry's, goes to replication_remove() before @bs does.
  */
-struct ReplicationOps {
-    void (*start)(ReplicationState *rs, ReplicationMode mode, Error **errp);
-    void (*stop)(ReplicationState *rs, bool failover, Error **errp);
-    void (*checkpoint)(ReplicationState *rs, Error **errp);
-    void (*get_error)(ReplicationState *rs, Error **errp);
-};
+ReplicatedDisk *replication_add(BlockDriverState *bs,
+                                const ReplicatedDiskOps *ops);
 
-/*
- * Register a disk. @opaque is kept for the driver. Never fails; the result
- * goes to replication_remove().
- */
-ReplicationState *replication_new(void *opaque, ReplicationOps *ops);
-
-/* Take a disk out and free @rs, which may be NULL. */
-void replication_remove(ReplicationState *rs);
+/* Take a disk out of the registry and free @disk. */
+void replication_remove(ReplicatedDisk *disk);
 
 /*
  * Keep @err, which is taken over, for replication_get_error_all() until the
