@@ -11,7 +11,6 @@ SPDX-License-Identifier: GPL-2.0-or-later
 """
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,24 +29,15 @@ TARGETS = ["qemu-system-x86_64", "qemu-img"]
 
 def make_tree(pristine, folder, names):
     """FOLDER/tree, made anew when it comes from something else."""
-    tree, stamp = folder / "tree", folder / "tree.stamp"
+    def make(new, _):
+        assemble.copy_pristine(pristine, new)
+        for name in names:
+            assemble.apply_patch(new, PATCHES / f"{name}.patch")
+
     texts = [(PATCHES / f"{n}.patch").read_text(encoding="utf-8")
              for n in names]
-    want = json.dumps([str(pristine), texts])
-    if tree.exists() and stamp.exists() and \
-            stamp.read_text(encoding="utf-8") == want:
-        return tree
-    new = folder / "tree.new"
-    for old in new, tree:
-        shutil.rmtree(old, ignore_errors=True)
-    stamp.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    assemble.copy_pristine(pristine, new)
-    for name in names:
-        assemble.apply_patch(new, PATCHES / f"{name}.patch")
-    new.rename(tree)
-    stamp.write_text(want, encoding="utf-8")
-    return tree
+    return assemble.renewed(folder, json.dumps([str(pristine), texts]), make)[0]
 
 
 def build(top, name, names):

@@ -71,7 +71,9 @@ void colo_engine_watch_takeover(void);
 /*
  * QEMU exits, the link is shut down: wait for the secondary's thread, if there
  * is one, so that it applies nothing to a machine that is being taken apart.
- * Main thread, BQL, which is released meanwhile.
+ * It has no limit of its own: with the link shut the thread waits for nothing
+ * but what a commit under way asks of the local disks, as do the drains that
+ * QEMU's exit goes on with. Main thread, BQL, which is released meanwhile.
  */
 void colo_secondary_join(void);
 

@@ -179,18 +179,16 @@ def build(pristine, repo, tree, as_copies=False):
     link_ours(tree, repo, as_copies)
 
 
-def assemble(pristine, version, repo, folder):
-    """FOLDER/tree, made anew only when something it depends on changed.
+def renewed(folder, want, make):
+    """FOLDER/tree, made anew by MAKE(new, old) unless its stamp says WANT.
 
     While it can't be made there is none: the old one waits as tree.old, for
     the times of its files.  Returns the tree and whether it was made anew.
     """
     tree, stamp = folder / "tree", folder / "tree.stamp"
-    want = fingerprint(repo, pristine, version)
     if tree.exists() and stamp.exists() and \
             stamp.read_text(encoding="utf-8") == want:
         return tree, False
-    step(f"assembling the tree from QEMU {version}")
     new, old = folder / "tree.new", folder / "tree.old"
     shutil.rmtree(new, ignore_errors=True)
     stamp.unlink(missing_ok=True)
@@ -198,11 +196,20 @@ def assemble(pristine, version, repo, folder):
         shutil.rmtree(old, ignore_errors=True)
         tree.rename(old)
     try:
-        build(pristine, repo, new)
-        keep_times(old, new, patched_files(repo))
+        make(new, old)
         new.rename(tree)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     stamp.write_text(want, encoding="utf-8")
     shutil.rmtree(old, ignore_errors=True)
     return tree, True
+
+
+def assemble(pristine, version, repo, folder):
+    """FOLDER/tree, made anew only when something it depends on changed."""
+    def make(new, old):
+        step(f"assembling the tree from QEMU {version}")
+        build(pristine, repo, new)
+        keep_times(old, new, patched_files(repo))
+
+    return renewed(folder, fingerprint(repo, pristine, version), make)
