@@ -55,8 +55,8 @@ def failover(env, side, inside, again=False, **changes):
     expect(status['mode'] == 'none' and status['last-mode'] != 'none',
            'query-colo-status tells that COLO has ended', status)
     if again:
-        pair.primary.console.command(f'dirty {MIB} 40 random')
         pair.resume()
+        start_load(pair.primary, MIB, 40)
         pair.wait_checkpoints(2)
         floor = last_tick(pair.primary)
         lose_primary(pair, False)
