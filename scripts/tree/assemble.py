@@ -157,6 +157,24 @@ def keep_times(old, new, names):
             os.utime(now, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+def date_changes(old, new):
+    """What is no longer as it was is newer than what was built from it.
+
+    Files of the pristine tree have its times. One that was edited in the old
+    tree has been compiled later than that: it would never be compiled again.
+    """
+    for folder, _, names in os.walk(old):
+        for name in names:
+            was = Path(folder, name)
+            now = new / was.relative_to(old)
+            if was.is_symlink() or now.is_symlink() or not now.is_file() or \
+                    was.samefile(now) or filecmp.cmp(was, now, shallow=False):
+                continue
+            rewritten = now.with_name(name + ".new")
+            shutil.copy(now, rewritten)
+            rewritten.replace(now)
+
+
 def link_ours(tree, repo, as_copies=False):
     for name in our_files(repo):
         target = tree / name
@@ -197,6 +215,7 @@ def renewed(folder, want, make):
         tree.rename(old)
     try:
         make(new, old)
+        date_changes(old, new)
         new.rename(tree)
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -193,6 +193,23 @@ def tree_after_change(case):
     expect(path.stat().st_mtime_ns == 10**18, "an unchanged file's time")
 
 
+def tree_after_edit(case):
+    """An edit in the tree is gone, and what was built from it is outdated."""
+    tree, _ = case.assemble()
+    path = tree / "migration/stock.h"
+    pristine = case.qemu / "migration/stock.h"
+    os.utime(pristine, ns=(10**18, 10**18))
+    text = path.read_text(encoding="utf-8")
+    path.unlink()
+    write(path, text + "/* an experiment */\n")
+    edited = path.stat().st_mtime_ns
+    write(case.repo / "migration/colo/new.c", "/* new */\n")
+    case.assemble()
+    expect(path.read_text(encoding="utf-8") == text, "the experiment")
+    expect(path.stat().st_mtime_ns >= edited, "older than the experiment")
+    expect(pristine.stat().st_mtime_ns == 10**18, "a pristine file's time")
+
+
 def hunk_that_fails(case):
     """No tree before or after builds; with the mended patch it is back."""
     case.assemble()
@@ -520,7 +537,8 @@ def sanitizer_reports(case):
             expect(sanitizer.judge(folder) == count, f"both hold {held}")
 
 
-CASES = [tree_whole, tree_after_change, hunk_that_fails,
+CASES = [tree_whole, tree_after_change, tree_after_edit,
+         hunk_that_fails,
          build_without_configure, patch_not_there,
          patch_not_installed, removal_of_what_is_not_there,
          our_file_is_in_qemu, cut_function, wrong_version, tarball,
