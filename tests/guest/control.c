@@ -5,6 +5,10 @@
  *   time                      nanoseconds: monotonic, real
  *   dirty MIB RATE KIND       ok
  *   stat                      pages written by the load, wrong pages
+ *   scatter MIB RATE RUN      ok
+ *   scattered                 pages written by that load
+ *   writes KIND               ok
+ *   written                   writes done by that load, its errno or 0
  *   udp CLIENT N              how often each of the first N was executed
  *   disk                      kind of the data disk's file system, or none
  *   sync                      ok, when all files are on the disk
@@ -88,6 +92,33 @@ static void report_threads(char *reply, size_t size)
     }
 }
 
+/* Commands about the loads that measurements use. False: it is none. */
+static bool load_command(const char *line, char *reply, size_t size)
+{
+    unsigned mib, rate, run;
+    const char *error = NULL;
+    char kind[16];
+    int failed;
+
+    if (sscanf(line, "scatter %u %u %u", &mib, &rate, &run) == 3) {
+        error = scatter_set(mib, rate, run);
+    } else if (sscanf(line, "writes %15s", kind) == 1) {
+        error = writes_set(kind);
+    } else if (!strcmp(line, "scattered")) {
+        snprintf(reply, size, "%llu", (unsigned long long)scatter_stat());
+        return true;
+    } else if (!strcmp(line, "written")) {
+        uint64_t writes = writes_stat(&failed);
+
+        snprintf(reply, size, "%llu %d", (unsigned long long)writes, failed);
+        return true;
+    } else {
+        return false;
+    }
+    snprintf(reply, size, "%s", error ? error : "ok");
+    return true;
+}
+
 void control_command(const char *line, char *reply, size_t size)
 {
     unsigned mib, rate, client, n;
@@ -130,7 +161,7 @@ void control_command(const char *line, char *reply, size_t size)
         reboot(RB_AUTOBOOT);
     } else if (!strcmp(line, "crash")) {
         crash();
-    } else {
+    } else if (!load_command(line, reply, size)) {
         snprintf(reply, size, "unknown command");
     }
 }

@@ -35,6 +35,8 @@ static Service services[] = {
     { PORT_ECHO, serve_echo, -1 },
     { PORT_UPLOAD, serve_upload, -1 },
     { PORT_DOWNLOAD, serve_download, -1 },
+    { PORT_SINK, serve_sink, -1 },
+    { PORT_PAGE, serve_page, -1 },
 };
 
 bool write_all(int fd, const void *buf, size_t len)

@@ -19,6 +19,8 @@ enum {
     PORT_UPLOAD = 7003,
     PORT_DOWNLOAD = 7004,
     PORT_UDP = 7005,
+    PORT_SINK = 7006,
+    PORT_PAGE = 7007,
 };
 
 /* A thread per connection: @fd is closed when the function returns. */
@@ -83,6 +85,12 @@ ServeFunc serve_upload;
 /* Download: "seed length\n" is answered with that much of stream @seed. */
 ServeFunc serve_download;
 
+/* Take what comes; each MiB is answered with one byte. */
+ServeFunc serve_sink;
+
+/* Answer one GET, of anything, with a small page that never changes. */
+ServeFunc serve_page;
+
 /* Commands, one a line; see control.c. */
 ServeFunc serve_control;
 
@@ -109,6 +117,27 @@ const char *dirty_set(unsigned mib, unsigned rate, const char *kind);
 
 /* Pages written, and pages found with the wrong content before a rewrite. */
 void dirty_stat(uint64_t *pages, uint64_t *bad);
+
+/*
+ * Start or change a load for measurements: runs of @run pages at random places
+ * of @mib of memory written at @rate MiB a second; 0 stops it, and what the
+ * vCPU can't do is not caught up with. The memory is there in full when this
+ * returns; @mib can't change afterwards. Returns NULL or what is wrong.
+ */
+const char *scatter_set(unsigned mib, unsigned rate, unsigned run);
+
+/* Pages written by it. */
+uint64_t scatter_stat(void);
+
+/*
+ * Start or change a disk load: "seq" (1 MiB each), "seq4k", "rand4k",
+ * "sync4k", "randsync4k" (each write on the disk before the next) or "off".
+ * Returns NULL or what is wrong.
+ */
+const char *writes_set(const char *name);
+
+/* Writes since the last writes_set(); @error is the errno that ended them. */
+uint64_t writes_stat(int *error);
 
 /* Run one command line into @reply. */
 void control_command(const char *line, char *reply, size_t size);

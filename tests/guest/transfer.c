@@ -1,5 +1,5 @@
 /*
- * Services of the test guest: echo, upload and download
+ * Services of the test guest: echo, upload, download, a sink and a page
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -127,6 +127,39 @@ void serve_download(int fd)
     while (read_line(&r, line, sizeof(line))) {
         if (sscanf(line, "%llu %llu", &seed, &len) != 2 ||
             !send_stream(fd, seed, len)) {
+            break;
+        }
+    }
+}
+
+void serve_sink(int fd)
+{
+    char *buf = malloc(BLOCK);
+    uint64_t got = 0;
+    ssize_t n;
+
+    while ((n = read(fd, buf, BLOCK)) > 0) {
+        uint64_t before = got >> 20;
+
+        got += n;
+        if (!write_all(fd, "....", (got >> 20) - before)) {
+            break;
+        }
+    }
+    free(buf);
+}
+
+void serve_page(int fd)
+{
+    static const char page[] = "HTTP/1.0 200 OK\r\n"
+                               "Content-Type: text/plain\r\n\r\n"
+                               "a page of the test guest\n";
+    LineReader r = { .fd = fd };
+    char line[256];
+
+    while (read_line(&r, line, sizeof(line))) {
+        if (line[0] == '\r') {
+            write_all(fd, page, sizeof(page) - 1);
             break;
         }
     }
