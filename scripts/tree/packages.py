@@ -178,6 +178,24 @@ def refuse(missing, meson):
                   "  which does: " + "\n              ".join(todo))
 
 
+def install(packages):
+    """PACKAGES are installed, or a Failure says who can do it.
+
+    Where there is no dpkg nothing is done: what uses them will tell.
+    """
+    if not shutil.which("dpkg-query"):
+        return
+    missing = not_installed(packages)
+    if missing and os.geteuid():
+        raise Failure("these packages are missing, and only root can install "
+                      "them: " + " ".join(missing),
+                      "run as root: apt-get install --no-install-recommends "
+                      + " ".join(missing))
+    if missing:
+        step(f"installing packages: {' '.join(missing)}")
+        apt_install(missing)
+
+
 def ensure(cache):
     """What building and testing need is installed, or a Failure says how."""
     meson = meson_version() < MESON_MIN
@@ -191,8 +209,6 @@ def ensure(cache):
     missing = not_installed(BUILD + TEST)
     if (missing or meson) and os.geteuid():
         refuse(missing, meson)
-    if missing:
-        step(f"installing packages: {' '.join(missing)}")
-        apt_install(missing)
+    install(BUILD + TEST)
     if meson:
         install_meson(cache)
