@@ -9,6 +9,8 @@
 #   make check-asan   unit, qtest and engine tests under ASan and UBSan
 #   make check-tsan   unit tests and a pair under TSan
 #   make fuzz         each fuzzer for $(SECONDS), which is 600; needs clang
+#   make bench        measure against stock QEMU and a plain VM; BENCH=pause
+#                     runs a part, make bench-quick the headline workloads
 #   make stock        QEMU with its own COLO, to compare with
 #   make series       the patch series for QEMU, in $(BUILD)/series
 #
@@ -63,8 +65,12 @@ fuzz: build
 stock: configured
 	@python3 scripts/build-stock.py $(BUILD)
 
+bench bench-quick: build stock
+	@python3 tests/bench/bench.py $(if $(findstring quick,$@),--quick) \
+	  $(BUILD) $(BENCH)
+
 series: configured
 	@python3 scripts/series.py $(BUILD)
 
 .PHONY: all python configured build demo check check-unit check-stock check-pair \
-        check-cut check-asan check-tsan fuzz stock series
+        check-cut check-asan check-tsan fuzz stock bench bench-quick series

@@ -1,0 +1,111 @@
+# The benchmark's results as tables in Markdown
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import statistics
+
+import model
+from peers import PEERS
+from results import unit_of
+
+HEADLINE = (
+    ('pause', 'idle', 'primary_pause_ms'),
+    ('pause', 'dirty-16', 'primary_pause_ms'),
+    ('pause', 'dirty-128', 'primary_pause_ms'),
+    ('pause', 'idle', 'secondary_pause_ms'),
+    ('pause', 'dirty-16', 'held_ms'),
+    ('memory', 'idle', 'primary_pss_mib'),
+    ('memory', 'dirty-128', 'secondary_pss_mib'),
+    ('http', 'full', 'per_s'),
+    ('http-nodate', 'full', 'per_s'),
+    ('echo', 'full', 'p50_ms'),
+    ('echo', 'full', 'p99_ms'),
+    ('download', '64MiB', 'mib_per_s'),
+    ('upload', '64MiB', 'mib_per_s'),
+    ('disk-seq', 'full', 'mib_per_s'),
+    ('disk-sync4k', 'full', 'per_s'),
+    ('failover', 'primary_killed', 'gap_ms'),
+    ('failover', 'secondary_killed', 'gap_ms'),
+    ('compare', '64B-1conn', 'mpps'),
+    ('compare', '1460B-1conn', 'mpps'),
+)
+
+
+def amount(value):
+    """Three digits that count."""
+    if abs(value) >= 1e6:
+        return f'{value / 1e6:.3g}M'
+    return f'{value:.0f}' if abs(value) >= 100 else f'{value:.3g}'
+
+
+def cell(values):
+    if not values:
+        return '-'
+    middle = amount(statistics.median(values))
+    low, high = amount(min(values)), amount(max(values))
+    return f'{middle} ({low}-{high})' if low != high else middle
+
+
+def ratio_cell(ratios):
+    return f'{statistics.median(ratios):.2f}' if ratios else '-'
+
+
+def peer_cell(book, key, peer):
+    values = list(book.values[key].get(peer, {}).values())
+    return 'failed' if not values and (*key[:3], peer) in book.failures \
+        else cell(values)
+
+
+def row(book, key, peers):
+    bench, workload, mem, metric = key
+    unit, more = unit_of(metric)
+    yield f'{bench} {workload}' + (f', {mem} MiB' if mem not in (0, 512)
+                                   else '')
+    yield f'{metric} ({unit}, {"more" if more else "less"} is better)'
+    for peer in peers:
+        yield peer_cell(book, key, peer)
+    yield ratio_cell(book.ratios(key, 'ours', 'stock-tuned'))
+    yield ratio_cell(book.ratios(key, 'ours', 'plain'))
+
+
+def table(book, keys):
+    peers = [p for p in PEERS if any(p in book.values[k] for k in keys)]
+    head = ['workload', 'metric', *peers, 'ours / tuned', 'ours / plain']
+    yield '| ' + ' | '.join(head) + ' |'
+    yield '| --- | --- |' + ' ---: |' * (len(head) - 2)
+    for key in keys:
+        yield '| ' + ' | '.join(row(book, key, peers)) + ' |'
+
+
+def failures(book):
+    for failure in book.failed():
+        yield ('- {bench} {workload}, {guest_mib} MiB: {peer} failed {n} '
+               'times: {message}').format(**failure)
+
+
+def headline_keys(book):
+    return [key for wanted in HEADLINE for key in book.values
+            if (key[0], key[1], key[3]) == wanted and key[2] in (0, 512)]
+
+
+def markdown(book):
+    """Lines: what was measured on, the headline, all the rest, failures."""
+    yield '# Benchmark'
+    yield ''
+    yield from (f'- {name}: {value}' for name, value in book.meta.items())
+    yield ''
+    yield ('Medians (lowest-highest) over the repetitions; ratios are medians '
+           'of those taken repetition by repetition.')
+    yield ''
+    yield from table(book, headline_keys(book))
+    yield ''
+    yield '## Everything'
+    yield ''
+    yield from table(book, sorted(book.values))
+    yield ''
+    yield '## The model'
+    yield from model.report(book)
+    yield ''
+    yield '## Failed'
+    yield ''
+    yield from (list(failures(book)) or ['- nothing'])
