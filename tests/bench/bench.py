@@ -24,7 +24,7 @@ sys.dont_write_bytecode = True
 
 from colo import net  # noqa: E402
 from colo.tap import Env  # noqa: E402
-from colo.util import Skip, TestError  # noqa: E402
+from colo.util import Skip, TestError, expect  # noqa: E402
 from tree import packages  # noqa: E402
 from tree.say import Failure  # noqa: E402
 
@@ -96,6 +96,14 @@ def build_programs(top):
     os.environ['COLO_BENCH_LOAD'] = os.path.join(folder, 'load')
 
 
+def check_built(top, peers):
+    for peer in peers:
+        program = os.path.join(top, peer.build, 'qemu-system-x86_64')
+        if not os.path.exists(program):
+            sys.exit(f'peer {peer.name}: {program} is not there: run make '
+                     'build stock, or leave it out with --peers')
+
+
 def use_tmpfs():
     """Images in memory: the host's disk is not what is measured."""
     folder = tempfile.mkdtemp(prefix='colo-bench-')
@@ -112,12 +120,20 @@ class PairOfTasks:
         self.peer = peer
         self.mem = mem
         self.env = self.pair = None
+        self.refused = ''       # why no pair came up
 
     def get(self):
+        expect(not self.refused, 'a pair', self.refused)
         if self.part.pair and not self.pair:
             self.env = Env(f'{self.peer.name}-{self.mem}')
             self.env.note = lambda text: None
-            self.pair = bring_up(self.env, self.book.top, self.peer, self.mem)
+            try:
+                self.pair = bring_up(self.env, self.book.top, self.peer,
+                                     self.mem)
+            except Exception as error:
+                # it would not for the next task either, after its limits
+                self.refused = f'none came up: {error}'
+                raise
         return self.pair
 
     def run(self, task):
@@ -210,6 +226,7 @@ def main():
     use_tmpfs()
     build_programs(args.top)
     chosen = [PEERS[n] for n in args.peers.split(',')]
+    check_built(args.top, chosen)
     book = results.Book(args.top, results.meta(args.quick, args.top, chosen))
     run(args, book, chosen)
     text = '\n'.join(table.markdown(book)) + '\n'

@@ -101,12 +101,6 @@ def comparison(primary_in, secondary_in, out):
             'compare_timeout=1000000']
 
 
-def network(folder, side):
-    return ['-netdev', 'stream,id=hn0,server=on,addr.type=unix,addr.path='
-            f'{folder}/net-{side}', '-device',
-            'e1000,netdev=hn0,mac=52:54:00:12:34:56']
-
-
 def nothing():
     """Nothing has to be checked afterwards."""
 
@@ -121,10 +115,17 @@ def bare(env):
     return [connect_to(path) for path in paths.values()], nothing
 
 
-def start_primary(env, folder):
-    words = [*BARE, '-machine', 'pc', '-qmp', 'stdio',
-             *network(folder, 'primary'),
-             *chardev('mirror0', f'{folder}/mirror', True),
+def start(env, side, words):
+    """A machine with a NIC, as the engine and the filters need it"""
+    return env.add_vm(VM(side, env.folder, [
+        *BARE, '-machine', 'pc', '-qmp', 'stdio', '-netdev',
+        'stream,id=hn0,server=on,addr.type=unix,addr.path='
+        f'{env.folder}/net-{side}', '-device',
+        'e1000,netdev=hn0,mac=52:54:00:12:34:56', *words])).launch()
+
+
+def primary_words(folder):
+    return [*chardev('mirror0', f'{folder}/mirror', True),
              *chardev('compare1', f'{folder}/compare', True),
              *chardev('compare0-0', f'{folder}/in', True),
              *chardev('compare_out0', f'{folder}/out', True),
@@ -137,13 +138,10 @@ def start_primary(env, folder):
              '-object', 'filter-redirector,netdev=hn0,id=redire1,queue=rx,'
              'outdev=compare0', *comparison('compare0-0', 'compare1',
                                             'compare_out0')]
-    return env.add_vm(VM('primary', folder, words)).launch()
 
 
-def start_secondary(env, folder):
-    words = [*BARE, '-machine', 'pc', '-qmp', 'stdio',
-             *network(folder, 'secondary'),
-             *chardev('red0', f'{folder}/mirror', False),
+def secondary_words(folder):
+    return [*chardev('red0', f'{folder}/mirror', False),
              *chardev('red1', f'{folder}/relay-compare', False),
              '-object', 'filter-redirector,id=f1,netdev=hn0,queue=tx,'
              'indev=red0',
@@ -151,7 +149,6 @@ def start_secondary(env, folder):
              'outdev=red1',
              '-object', 'filter-rewriter,id=rew0,netdev=hn0,queue=all',
              '-incoming', f'unix:{folder}/migrate']
-    return env.add_vm(VM('secondary', folder, words)).launch()
 
 
 def protected(env):
@@ -162,8 +159,8 @@ def protected(env):
     folder = env.folder
     relays = [Relay(env, f'{folder}/relay-{n}', f'{folder}/{n}')
               for n in ('in', 'compare', 'out')]
-    primary = start_primary(env, folder)
-    secondary = start_secondary(env, folder)
+    primary = start(env, 'primary', primary_words(folder))
+    secondary = start(env, 'secondary', secondary_words(folder))
     for vm in secondary, primary:
         vm.qmp.cmd('migrate-set-capabilities', {'capabilities': [
             {'capability': 'x-colo', 'state': True}]})

@@ -38,6 +38,7 @@ class Load:
             words.append(str(argument))
         self.proc = on_client(pair, *words)
         self.limit = threading.Timer(seconds + GRACE, self.proc.kill)
+        self.limit.daemon = True
         self.limit.start()
 
     def result(self):

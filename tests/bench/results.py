@@ -179,4 +179,3 @@ class Book:
                        'failures': list(self.failed()),
                        'latency': list(self.curve_rows())}, f, indent=1)
             f.write('\n')
-        return path

@@ -51,9 +51,11 @@ def ratio_cell(ratios):
 
 
 def peer_cell(book, key, peer):
+    bench, workload, mem, metric = key
     values = list(book.values[key].get(peer, {}).values())
-    return 'failed' if not values and (*key[:3], peer) in book.failures \
-        else cell(values)
+    task = 'pause' if bench == 'memory' else bench
+    return 'failed' if not values and \
+        (task, workload, mem, peer) in book.failures else cell(values)
 
 
 def row(book, key, peers):
