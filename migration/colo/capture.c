@@ -24,6 +24,7 @@
 #include "../options.h"
 #include "../ram.h"
 #include "capture.h"
+#include "crc.h"
 
 /* Pages in a message: enough to make its cost small, far below its limit. */
 #define BATCH_PAGES 2048

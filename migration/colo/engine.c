@@ -21,6 +21,7 @@
 #include "../migration.h"
 #include "../options.h"
 #include "capture.h"
+#include "crc.h"
 #include "engine.h"
 #include "trace.h"
 
@@ -106,7 +107,7 @@ bool colo_engine_hello(ColoHello *hello, Error **errp)
     memset(hello, 0, sizeof(*hello));
     hello->version_min = COLO_VERSION_MIN;
     hello->version_max = COLO_VERSION_MAX;
-    hello->features = COLO_FEATURE_PAGE_CRC;
+    hello->features = colo_crc_is_fast() ? COLO_FEATURE_PAGE_CRC : 0;
     if (migrate_multifd()) {
         hello->features |= COLO_FEATURE_MULTIFD;
     }

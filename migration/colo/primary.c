@@ -28,6 +28,7 @@
 #include "../qemu-file.h"
 #include "../savevm.h"
 #include "capture.h"
+#include "crc.h"
 #include "engine.h"
 #include "trace.h"
 

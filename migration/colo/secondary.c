@@ -29,6 +29,7 @@
 #include "../options.h"
 #include "../qemu-file.h"
 #include "../savevm.h"
+#include "crc.h"
 #include "engine.h"
 #include "ram.h"
 #include "trace.h"

@@ -7,8 +7,8 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "qemu/crc32c.h"
 #include "qemu/cutils.h"
+#include "crc.h"
 #include "wire.h"
 
 /* Offsets in the header. */
@@ -48,21 +48,6 @@ typedef struct ColoMsgInfo {
     bool (*get)(ColoReader *r, ColoMsg *msg, Error **errp);
     bool (*check)(const ColoMsg *msg, Error **errp);
 } ColoMsgInfo;
-
-uint32_t colo_crc(uint32_t crc, const void *buf, size_t len)
-{
-    const uint8_t *p = buf;
-
-    /* crc32c() inverts its result and takes the length as an int */
-    while (len) {
-        unsigned int n = MIN(len, 1u << 30);
-
-        crc = crc32c(crc ^ 0xffffffff, p, n);
-        p += n;
-        len -= n;
-    }
-    return crc;
-}
 
 static void put_u8(GByteArray *out, uint8_t v)
 {

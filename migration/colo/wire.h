@@ -236,10 +236,4 @@ bool colo_msg_has_data_crc(const ColoMsg *msg);
  */
 bool colo_msg_check_data(const ColoMsg *msg, uint32_t crc, Error **errp);
 
-/*
- * CRC-32C of @len bytes at @buf, continued from @crc, the checksum of what
- * comes before it (0 if nothing does).
- */
-uint32_t colo_crc(uint32_t crc, const void *buf, size_t len);
-
 #endif

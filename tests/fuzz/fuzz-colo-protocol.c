@@ -12,6 +12,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "migration/colo/crc.h"
 #include "migration/colo/protocol.h"
 #include "fuzz.h"
 

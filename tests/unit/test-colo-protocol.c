@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "migration/colo/crc.h"
 #include "migration/colo/protocol.h"
 
 #define PAGE 1024

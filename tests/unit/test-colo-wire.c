@@ -7,7 +7,9 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "qemu/crc32c.h"
 #include "qemu/units.h"
+#include "migration/colo/crc.h"
 #include "migration/colo/wire.h"
 
 #define PAGE 1024
@@ -711,6 +713,24 @@ static void test_hello_newer(void)
     g_assert_cmpuint(colo_ramlist_size(msg.hello.ram), ==, 2);
 }
 
+/* Whatever computes it, and wherever the data begins and ends */
+static void test_crc_everywhere(void)
+{
+    uint8_t data[64 + 2 * 8];
+
+    for (unsigned i = 0; i < sizeof(data); i++) {
+        data[i] = i * 151 + 7;
+    }
+    for (unsigned from = 0; from < 8; from++) {
+        for (unsigned len = 0; len <= sizeof(data) - from; len++) {
+            /* QEMU's begins with ones, where ours is told what comes before */
+            uint32_t expected = crc32c(0xffffffff, data + from, len);
+
+            g_assert_cmphex(colo_crc(0, data + from, len), ==, expected);
+        }
+    }
+}
+
 static void test_crc(void)
 {
     static const char digits[] = "123456789";
@@ -883,6 +903,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/wire/hello/foreign", test_hello_foreign);
     g_test_add_func("/colo/wire/hello/newer", test_hello_newer);
     g_test_add_func("/colo/wire/crc", test_crc);
+    g_test_add_func("/colo/wire/crc-everywhere", test_crc_everywhere);
     g_test_add_func("/colo/wire/names", test_names);
     g_test_add_func("/colo/ramlist/add", test_ramlist_add);
     g_test_add_func("/colo/ramlist/match", test_ramlist_match);
