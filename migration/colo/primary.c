@@ -46,6 +46,7 @@ typedef struct ColoPrimaryRun {
     QEMUTimer *stall_timer;     /* while the VM stands still */
     GByteArray *tables;         /* the proxy's, reused */
     GByteArray *device;         /* device state of the checkpoint */
+    uint64_t merge_us;          /* of the last commit; engine's lock */
 } ColoPrimaryRun;
 
 static ColoEngine *const e = &colo_engine;
@@ -106,6 +107,8 @@ static bool receive_one(ColoPrimaryRun *r)
         } else if (msg.h.type == COLO_MSG_STOPPED && !must_end(r)) {
             error_setg(&err, "the secondary has stopped: %s", msg.text.text);
             note_error(r, err);
+        } else if (msg.h.type == COLO_MSG_COMMITTED) {
+            r->merge_us = msg.committed.merge_us;
         } else if (msg.h.type == COLO_MSG_REQUEST && !e->requested) {
             e->requested = true;
             e->reason = (ColoCheckpointReason)msg.request.reason;
@@ -280,18 +283,29 @@ typedef struct Shot {
     uint64_t epoch;
     ColoCheckpointReason reason;
     int64_t stopped_us;
+    int64_t phase_us;           /* when the current phase began */
+    ColoPhases phases;
     uint64_t dirty;
     uint32_t flags;
     int64_t virtual_ns;
     int64_t capture_ns;
 } Shot;
 
+/* Microseconds of the phase that ends now */
+static uint64_t end_phase(Shot *shot)
+{
+    int64_t begin = shot->phase_us;
+
+    shot->phase_us = g_get_monotonic_time();
+    return shot->phase_us - begin;
+}
+
 /* Stop the VM and take what only a stopped VM can give. BQL. */
 static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
 {
     ERRP_GUARD();
 
-    shot->stopped_us = g_get_monotonic_time();
+    shot->stopped_us = shot->phase_us = g_get_monotonic_time();
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->want_run = runstate_is_live(runstate_get()) ||
                       (shot->reason == COLO_CHECKPOINT_REASON_START);
@@ -301,6 +315,7 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
     }
     stall_watch(r, true);
     vm_stop(RUN_STATE_COLO);
+    shot->phases.stop = end_phase(shot);
     shot->virtual_ns = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
     shot->capture_ns = get_clock();
     replication_get_error_all(errp);
@@ -312,9 +327,11 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
     g_byte_array_set_size(r->tables, 0);
     colo_proxy_save(r->tables);
     shot->dirty = colo_capture_sync();
+    shot->phases.sync = end_phase(shot);
     if (!save_device_state(r, errp)) {
         return false;
     }
+    shot->phases.device = end_phase(shot);
     trace_colo_checkpoint_captured(shot->epoch, shot->dirty,
                                    r->device->len);
     return true;
@@ -372,8 +389,9 @@ static bool send_commit(ColoPrimaryRun *r, const Shot *shot, Error **errp)
 }
 
 /* Send the captured checkpoint. Without the BQL; the VM stands still. */
-static bool transmit(ColoPrimaryRun *r, const Shot *shot, Error **errp)
+static bool transmit(ColoPrimaryRun *r, Shot *shot, Error **errp)
 {
+    bool ok;
     g_auto(ColoMsg) begin = { 0 };
     ColoCapture c = {
         .link = &r->link,
@@ -386,20 +404,24 @@ static bool transmit(ColoPrimaryRun *r, const Shot *shot, Error **errp)
 
     colo_msg_init(&begin, COLO_MSG_BEGIN, shot->epoch);
     begin.begin.reason = (ColoWireReason)shot->reason;
-    return send_msg(r, &begin, NULL, 0, errp) &&
-           colo_capture_send(&c, shot->epoch, errp) &&
-           send_blob(r, COLO_MSG_DEVICE, shot->epoch, r->device->data,
-                     r->device->len, errp) &&
-           send_blob(r, COLO_MSG_PROXY, shot->epoch, r->tables->data,
-                     r->tables->len, errp) &&
-           send_commit(r, shot, errp);
+    ok = send_msg(r, &begin, NULL, 0, errp) &&
+         colo_capture_send(&c, shot->epoch, errp) &&
+         send_blob(r, COLO_MSG_DEVICE, shot->epoch, r->device->data,
+                   r->device->len, errp) &&
+         send_blob(r, COLO_MSG_PROXY, shot->epoch, r->tables->data,
+                   r->tables->len, errp) &&
+         send_commit(r, shot, errp);
+    shot->phases.send = end_phase(shot);
+    return ok;
 }
 
 /* Committed, or somebody has decided to end. Without the BQL. */
-static bool wait_committed(ColoPrimaryRun *r, const Shot *shot, Error **errp)
+static bool wait_committed(ColoPrimaryRun *r, Shot *shot, Error **errp)
 {
     wait_state(r, COLO_P_WAIT_COMMIT, INT64_MAX / 2);
+    shot->phases.commit = end_phase(shot);
     QEMU_LOCK_GUARD(&e->lock);
+    shot->phases.merge = r->merge_us;
     if (r->machine.committed != shot->epoch) {
         error_setg(errp, "checkpoint %" PRIu64 " was not committed",
                    shot->epoch);
@@ -426,10 +448,27 @@ static void resume_vm(ColoPrimaryRun *r)
     }
 }
 
-static bool finish(ColoPrimaryRun *r, const Shot *shot, Error **errp)
+static void count(ColoPrimaryRun *r, const Shot *shot)
+{
+    ColoTotals *t = &r->machine.progress.totals;
+    ColoCheckpointStats stats = {
+        .epoch = shot->epoch,
+        .reason = shot->reason,
+        .pause = shot->phase_us - shot->stopped_us,
+        .phases = shot->phases,
+    };
+
+    trace_colo_checkpoint_committed(shot->epoch, stats.pause);
+    QEMU_LOCK_GUARD(&e->lock);
+    stats.pages = t->pages;
+    stats.zero_pages = t->zero_pages;
+    stats.bytes = t->bytes;
+    colo_stats_add(&e->stats, &stats);
+}
+
+static bool finish(ColoPrimaryRun *r, Shot *shot, Error **errp)
 {
     ERRP_GUARD();
-    int64_t pause_us;
 
     replication_do_checkpoint_all(errp);
     if (*errp) {
@@ -438,14 +477,8 @@ static bool finish(ColoPrimaryRun *r, const Shot *shot, Error **errp)
     }
     colo_proxy_committed(shot->epoch);
     resume_vm(r);
-    pause_us = g_get_monotonic_time() - shot->stopped_us;
-    trace_colo_checkpoint_committed(shot->epoch, pause_us);
-    WITH_QEMU_LOCK_GUARD(&e->lock) {
-        ColoTotals *t = &r->machine.progress.totals;
-
-        colo_stats_add(&e->stats, shot->epoch, shot->reason, t->pages,
-                       t->zero_pages, t->bytes, pause_us);
-    }
+    shot->phases.resume = end_phase(shot);
+    count(r, shot);
     if (shot->flags & COLO_COMMIT_F_SHUTDOWN) {
         colo_engine_resume_deferred();
     }

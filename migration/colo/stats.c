@@ -7,18 +7,28 @@
 #include "qemu/osdep.h"
 #include "stats.h"
 
-void colo_stats_add(ColoStats *s, uint64_t epoch, ColoCheckpointReason reason,
-                    uint64_t pages, uint64_t zero_pages, uint64_t bytes,
-                    uint64_t pause_us)
+static void add_phases(ColoPhases *sum, const ColoPhases *p)
 {
-    s->epoch = epoch;
-    s->by_reason[reason]++;
-    s->pages += pages;
-    s->zero_pages += zero_pages;
-    s->bytes += bytes;
-    s->pause_last = pause_us;
-    s->pause_max = MAX(s->pause_max, pause_us);
-    s->pauses[s->n_pauses++ % COLO_STATS_PAUSES] = pause_us;
+    sum->stop += p->stop;
+    sum->sync += p->sync;
+    sum->device += p->device;
+    sum->send += p->send;
+    sum->commit += p->commit;
+    sum->merge += p->merge;
+    sum->resume += p->resume;
+}
+
+void colo_stats_add(ColoStats *s, const ColoCheckpointStats *c)
+{
+    s->last = *c;
+    s->by_reason[c->reason]++;
+    s->bytes_by_reason[c->reason] += c->bytes;
+    s->pages += c->pages;
+    s->zero_pages += c->zero_pages;
+    s->bytes += c->bytes;
+    add_phases(&s->phases, &c->phases);
+    s->pause_max = MAX(s->pause_max, c->pause);
+    s->pauses[s->n_pauses++ % COLO_STATS_PAUSES] = c->pause;
 }
 
 static int compare_u64(const void *a, const void *b)
@@ -46,19 +56,22 @@ ColoStatistics *colo_stats_query(const ColoStats *s)
     ColoStatistics *q = g_new0(ColoStatistics, 1);
     ColoReasonCountList **tail = &q->checkpoints;
 
-    q->epoch = s->epoch;
+    q->epoch = s->last.epoch;
     q->pages = s->pages;
     q->zero_pages = s->zero_pages;
     q->bytes = s->bytes;
-    q->pause_last = s->pause_last;
+    q->pause_last = s->last.pause;
     q->pause_max = s->pause_max;
     q->pause_median = colo_stats_median(s);
+    q->phases_last = g_memdup2(&s->last.phases, sizeof(s->last.phases));
+    q->phases_total = g_memdup2(&s->phases, sizeof(s->phases));
     for (int i = 0; i < COLO_CHECKPOINT_REASON__MAX; i++) {
         if (s->by_reason[i]) {
             ColoReasonCount *count = g_new0(ColoReasonCount, 1);
 
             count->reason = i;
             count->count = s->by_reason[i];
+            count->bytes = s->bytes_by_reason[i];
             QAPI_LIST_APPEND(tail, count);
         }
     }

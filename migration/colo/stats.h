@@ -13,22 +13,32 @@
 
 #define COLO_STATS_PAUSES 1024      /* pauses the median is taken of */
 
-typedef struct ColoStats {
+/* What is known of one checkpoint once it is committed */
+typedef struct ColoCheckpointStats {
     uint64_t epoch;
-    uint64_t by_reason[COLO_CHECKPOINT_REASON__MAX];
+    ColoCheckpointReason reason;
     uint64_t pages;
     uint64_t zero_pages;
     uint64_t bytes;
-    uint64_t pause_last;            /* us */
+    uint64_t pause;                 /* of the PVM, us */
+    ColoPhases phases;              /* us */
+} ColoCheckpointStats;
+
+typedef struct ColoStats {
+    ColoCheckpointStats last;
+    uint64_t by_reason[COLO_CHECKPOINT_REASON__MAX];
+    uint64_t bytes_by_reason[COLO_CHECKPOINT_REASON__MAX];
+    uint64_t pages;
+    uint64_t zero_pages;
+    uint64_t bytes;
+    ColoPhases phases;              /* us */
     uint64_t pause_max;             /* us */
     uint64_t pauses[COLO_STATS_PAUSES]; /* us; a ring */
     uint64_t n_pauses;              /* ever */
 } ColoStats;
 
-/* Count checkpoint @epoch, which stopped the PVM for @pause_us. */
-void colo_stats_add(ColoStats *s, uint64_t epoch, ColoCheckpointReason reason,
-                    uint64_t pages, uint64_t zero_pages, uint64_t bytes,
-                    uint64_t pause_us);
+/* Count the checkpoint @c. */
+void colo_stats_add(ColoStats *s, const ColoCheckpointStats *c);
 
 /* The median of the last pauses in microseconds, 0 if there was none. */
 uint64_t colo_stats_median(const ColoStats *s);

@@ -104,6 +104,13 @@ def on_demand(env):
     expect(stats['epoch'] >= count + 4 and stats['pages'] > 0 and
            0 < stats['pause-median'] <= stats['pause-max'],
            'statistics that add up', stats)
+    expect(sum(c['bytes'] for c in stats['checkpoints']) == stats['bytes'],
+           "the reasons' bytes to be all bytes", stats)
+    phases = dict(stats['phases-last'])
+    expect(phases.pop('merge') > 0 and
+           sum(phases.values()) == stats['pause-last'] and
+           all(stats['phases-total'][n] >= t for n, t in phases.items()),
+           'phases that make up the pause', stats)
 
 
 def stopped_primary(env, yank):
