@@ -44,6 +44,8 @@ def main(build, stamp):
     if not whole(Path(build)):
         sys.exit("the hooks or the list of files changed since QEMU's tree "
                  "was assembled, or it could not be: run ./configure")
+    # a test that is new is among the targets only once meson ran again
+    subprocess.run(["ninja", "-C", build, "build.ninja"], check=True)
     known = known_targets(build)
     ours = sorted(t for t in known
                   if t.startswith(("tests/unit/test-colo-",
