@@ -16,22 +16,26 @@
 #include "exec/ram_addr.h"
 #include "exec/target_page.h"
 #include "exec/memory.h"
+#include "../migration.h"
+#include "../options.h"
 #include "../ram.h"
 #include "ram.h"
+#include "stage.h"
 #include "trace.h"
 
 typedef struct ColoCopy {
     RAMBlock *rb;
-    size_t size;            /* bytes mapped, of base and stage each */
+    size_t size;            /* bytes mapped, of base and multifd each */
     uint64_t npages;
     uint8_t *base;
-    uint8_t *stage;
-    unsigned long *staged;  /* set by channel threads: atomically */
+    uint8_t *multifd;       /* what came by multifd, each page at its place */
+    unsigned long *by_multifd;  /* pages of it; by channel threads: atomic */
 } ColoCopy;
 
 static struct {
     ColoCopy *copies;       /* in the order of the primary's HELLO */
     unsigned n;
+    ColoStage *stage;       /* what came by the link */
     GHashTable *by_block;   /* RAMBlock -> ColoCopy */
     bool logging;
     bool discard_disabled;
@@ -64,6 +68,13 @@ static void take_base(ColoCopy *c)
     }
 }
 
+static bool no_memory(ColoCopy *c, Error **errp)
+{
+    error_setg_errno(errp, errno, "no memory for the checkpoints of RAM "
+                     "block '%s', %zu bytes", c->rb->idstr, c->size);
+    return false;
+}
+
 static bool copy_setup(ColoCopy *c, const ColoRamBlock *block, Error **errp)
 {
     RAMBlock *rb = qemu_ram_block_by_name(block->idstr);
@@ -77,13 +88,16 @@ static bool copy_setup(ColoCopy *c, const ColoRamBlock *block, Error **errp)
     c->size = ROUND_UP(rb->used_length, qemu_real_host_page_size());
     c->npages = rb->used_length >> TARGET_PAGE_BITS;
     c->base = map_sparse(c->size);
-    c->stage = map_sparse(c->size);
-    if (!c->base || !c->stage) {
-        error_setg_errno(errp, errno, "no memory for the checkpoints of RAM "
-                         "block '%s', %zu bytes", rb->idstr, c->size);
-        return false;
+    if (!c->base) {
+        return no_memory(c, errp);
     }
-    c->staged = bitmap_new(c->npages);
+    if (migrate_multifd()) {
+        c->multifd = map_sparse(c->size);
+        if (!c->multifd) {
+            return no_memory(c, errp);
+        }
+        c->by_multifd = bitmap_new(c->npages);
+    }
     take_base(c);
     return true;
 }
@@ -93,10 +107,10 @@ static void copy_destroy(ColoCopy *c)
     if (c->base) {
         munmap(c->base, c->size);
     }
-    if (c->stage) {
-        munmap(c->stage, c->size);
+    if (c->multifd) {
+        munmap(c->multifd, c->size);
     }
-    g_free(c->staged);
+    g_free(c->by_multifd);
     if (c->rb && ram.logging) {
         g_clear_pointer(&c->rb->bmap, g_free);
     }
@@ -133,6 +147,10 @@ bool colo_ram_setup(const ColoRamList *layout, Error **errp)
         return false;
     }
     ram.discard_disabled = true;
+    ram.stage = colo_stage_new(layout, errp);
+    if (!ram.stage) {
+        goto fail;
+    }
     ram.copies = g_new0(ColoCopy, n);
     ram.by_block = g_hash_table_new(NULL, NULL);
     for (unsigned i = 0; i < n; i++) {
@@ -159,6 +177,7 @@ void colo_ram_destroy(void)
         copy_destroy(&ram.copies[i]);
     }
     g_clear_pointer(&ram.copies, g_free);
+    g_clear_pointer(&ram.stage, colo_stage_free);
     g_clear_pointer(&ram.by_block, g_hash_table_unref);
     ram.n = 0;
     ram.logging = false;
@@ -170,28 +189,24 @@ void colo_ram_destroy(void)
 
 size_t colo_ram_stage(const ColoMsg *msg, struct iovec *iov)
 {
-    ColoCopy *c = &ram.copies[msg->pages.block];
+    unsigned block = msg->pages.block;
     size_t n = 0;
 
     for (unsigned i = 0; i < msg->pages.runs->len; i++) {
         ColoRun *run = &g_array_index(msg->pages.runs, ColoRun, i);
-        uint8_t *to = c->stage + (run->first << TARGET_PAGE_BITS);
-        size_t bytes = (size_t)run->count << TARGET_PAGE_BITS;
 
-        bitmap_set_atomic(c->staged, run->first, run->count);
         if (run->flags == COLO_RUN_ZERO) {
-            memset(to, 0, bytes);
+            colo_stage_zero(ram.stage, block, run->first, run->count);
         } else {
-            iov[n].iov_base = to;
-            iov[n].iov_len = bytes;
-            n++;
+            n += colo_stage_data(ram.stage, block, run->first, run->count,
+                                 iov + n);
         }
     }
     return n;
 }
 
 /* The peer's offsets are within the block, but need not be whole pages. */
-static bool mark_staged(ColoCopy *c, const ram_addr_t *offset, uint32_t n,
+static bool mark_multifd(ColoCopy *c, const ram_addr_t *offset, uint32_t n,
                         Error **errp)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -201,7 +216,7 @@ static bool mark_staged(ColoCopy *c, const ram_addr_t *offset, uint32_t n,
                        c->rb->idstr);
             return false;
         }
-        set_bit_atomic(offset[i] >> TARGET_PAGE_BITS, c->staged);
+        set_bit_atomic(offset[i] >> TARGET_PAGE_BITS, c->by_multifd);
     }
     return true;
 }
@@ -219,11 +234,11 @@ bool colo_stage_multifd(MultiFDRecvParams *p, Error **errp)
                    p->block->idstr);
         return false;
     }
-    if (!mark_staged(c, p->normal, p->normal_num, errp) ||
-        !mark_staged(c, p->zero, p->zero_num, errp)) {
+    if (!mark_multifd(c, p->normal, p->normal_num, errp) ||
+        !mark_multifd(c, p->zero, p->zero_num, errp)) {
         return false;
     }
-    p->host = c->stage;
+    p->host = c->multifd;
     stat64_add(&ram.pages, p->normal_num);
     stat64_add(&ram.zero_pages, p->zero_num);
     return true;
@@ -237,49 +252,73 @@ void colo_ram_multifd_count(uint64_t *pages, uint64_t *zero_pages)
     stat64_set(&ram.zero_pages, 0);
 }
 
-/* Give the staging memory of a run of pages back, and forget it. */
-static void unstage(ColoCopy *c, uint64_t first, uint64_t count)
+/*
+ * Give the memory of what came by multifd back: a channel takes it for zero,
+ * and does not write zero pages to it.
+ */
+static void forget_multifd(ColoCopy *c)
 {
-    bitmap_clear(c->staged, first, count);
-    qemu_madvise(c->stage + (first << TARGET_PAGE_BITS),
-                 count << TARGET_PAGE_BITS, QEMU_MADV_DONTNEED);
+    if (c->by_multifd && !bitmap_empty(c->by_multifd, c->npages)) {
+        qemu_madvise(c->multifd, c->size, QEMU_MADV_DONTNEED);
+        bitmap_zero(c->by_multifd, c->npages);
+    }
 }
 
 void colo_ram_discard_staged(void)
 {
+    colo_stage_clear(ram.stage);
     for (unsigned i = 0; i < ram.n; i++) {
-        ColoCopy *c = &ram.copies[i];
-
-        unstage(c, 0, c->npages);
+        forget_multifd(&ram.copies[i]);
     }
     stat64_set(&ram.pages, 0);
     stat64_set(&ram.zero_pages, 0);
 }
 
-/* Call @f for each run of set bits in @map. */
-static void for_each_run(ColoCopy *c, const unsigned long *map,
-                         void (*f)(ColoCopy *, uint64_t, uint64_t))
+void colo_ram_trim(void)
 {
-    uint64_t first = find_first_bit(map, c->npages);
+    colo_stage_trim(ram.stage);
+}
 
-    while (first < c->npages) {
-        uint64_t end = find_next_zero_bit(map, c->npages, first);
+static void copy_page(ColoCopy *c, uint64_t page, const void *from)
+{
+    size_t at = page << TARGET_PAGE_BITS;
 
-        f(c, first, end - first);
-        first = find_next_bit(map, c->npages, end);
+    memcpy(c->base + at, from, TARGET_PAGE_SIZE);
+    memcpy(c->rb->host + at, from, TARGET_PAGE_SIZE);
+}
+
+/* The SVM's page becomes the staged one, or what it was at the last commit. */
+static void commit_page(ColoCopy *c, unsigned block, uint64_t page)
+{
+    size_t at = page << TARGET_PAGE_BITS;
+
+    if (test_bit(page, colo_stage_map(ram.stage, block))) {
+        copy_page(c, page, colo_stage_page(ram.stage, block, page));
+    } else if (c->by_multifd && test_bit(page, c->by_multifd)) {
+        copy_page(c, page, c->multifd + at);
+    } else {
+        memcpy(c->rb->host + at, c->base + at, TARGET_PAGE_SIZE);
     }
 }
 
-static void stage_to_base(ColoCopy *c, uint64_t first, uint64_t count)
+/* @changed: by the SVM; pages are added to it. */
+static void commit_block(ColoCopy *c, unsigned block, unsigned long *changed)
 {
-    memcpy(c->base + (first << TARGET_PAGE_BITS),
-           c->stage + (first << TARGET_PAGE_BITS), count << TARGET_PAGE_BITS);
-}
+    const unsigned long *staged = colo_stage_map(ram.stage, block);
 
-static void base_to_svm(ColoCopy *c, uint64_t first, uint64_t count)
-{
-    memcpy(c->rb->host + (first << TARGET_PAGE_BITS),
-           c->base + (first << TARGET_PAGE_BITS), count << TARGET_PAGE_BITS);
+    trace_colo_ram_commit(c->rb->idstr, bitmap_count_one(staged, c->npages),
+                          bitmap_count_one(changed, c->npages));
+    bitmap_or(changed, changed, staged, c->npages);
+    if (c->by_multifd) {
+        bitmap_or(changed, changed, c->by_multifd, c->npages);
+    }
+    for (uint64_t page = find_first_bit(changed, c->npages);
+         page < c->npages;
+         page = find_next_bit(changed, c->npages, page + 1)) {
+        commit_page(c, block, page);
+    }
+    forget_multifd(c);
+    bitmap_zero(changed, c->npages);
 }
 
 void colo_ram_commit(void)
@@ -287,16 +326,9 @@ void colo_ram_commit(void)
     memory_global_dirty_log_sync(true);
     for (unsigned i = 0; i < ram.n; i++) {
         ColoCopy *c = &ram.copies[i];
-        unsigned long *changed = c->rb->bmap;
 
         cpu_physical_memory_sync_dirty_bitmap(c->rb, 0, c->rb->used_length);
-        trace_colo_ram_commit(c->rb->idstr,
-                              bitmap_count_one(c->staged, c->npages),
-                              bitmap_count_one(changed, c->npages));
-        for_each_run(c, c->staged, stage_to_base);
-        bitmap_or(changed, changed, c->staged, c->npages);
-        for_each_run(c, changed, base_to_svm);
-        for_each_run(c, c->staged, unstage);
-        bitmap_zero(changed, c->npages);
+        commit_block(c, i, c->rb->bmap);
     }
+    colo_stage_clear(ram.stage);
 }

@@ -1,11 +1,10 @@
 /*
  * COLO: the secondary's copies of guest memory
  *
- * Three per RAMBlock: what the SVM runs on; the base, which is the memory as
- * of the last commit; and the staging memory, where the pages of the
- * checkpoint under way wait, sparse, until it is whole. A commit writes the
- * staged pages to the base, and from there to the SVM whatever either side
- * has changed.
+ * Two per RAMBlock: what the SVM runs on, and the base, which is the memory as
+ * of the last commit. The pages of the checkpoint under way wait in a stage
+ * until it is whole. A commit writes them to base and SVM, and restores from
+ * the base what else the SVM has changed.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -28,8 +27,9 @@ void colo_ram_destroy(void);
 
 /*
  * Where the data of the checked PAGES message @msg is to be received: fills
- * @iov, which has room for all its runs, and returns how many it used. Pages
- * sent as zero are staged by this call. Receiving thread.
+ * @iov, which has room for as many entries as there are pages of data, and
+ * returns how many it used. Pages sent as zero are staged by this call.
+ * Receiving thread.
  */
 size_t colo_ram_stage(const ColoMsg *msg, struct iovec *iov);
 
@@ -48,6 +48,12 @@ void colo_ram_multifd_count(uint64_t *pages, uint64_t *zero_pages);
 
 /* Throw away what is staged. Receiving thread, no data under way. */
 void colo_ram_discard_staged(void);
+
+/*
+ * Give back the memory that a big checkpoint needed and others don't.
+ * Receiving thread, no data under way.
+ */
+void colo_ram_trim(void);
 
 /*
  * Make the SVM's memory that of the staged checkpoint. BQL, VM stopped, no

@@ -218,8 +218,8 @@ static void forget_checkpoint(ColoSecondaryRun *r)
 static bool receive_pages(ColoSecondaryRun *r, const ColoMsg *msg,
                           Error **errp)
 {
-    g_autofree struct iovec *iov = g_new(struct iovec,
-                                         msg->pages.runs->len);
+    size_t pages = msg->h.data_len / r->machine.ram->page_size;
+    g_autofree struct iovec *iov = g_new(struct iovec, pages);
     g_autofree struct iovec *left = NULL;
     size_t n = colo_ram_stage(msg, iov);
     uint32_t crc = 0;
@@ -413,6 +413,7 @@ static void commit(ColoSecondaryRun *r, const ColoMsg *msg)
         done.committed.merge_us = us;
         send_msg(r, &done, NULL);
     }
+    colo_ram_trim();
     send_text(r, COLO_MSG_TAKEOVER, "the secondary takes over");
 }
 
@@ -608,6 +609,7 @@ static void stop_parts(ColoSecondaryRun *r, bool *survivor)
     }
     if (r->ram) {
         colo_ram_destroy();
+        r->ram = false;
     }
 }
 

@@ -1,0 +1,182 @@
+/*
+ * COLO: where the pages of a checkpoint wait until it is whole
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bitmap.h"
+#include "qemu/cutils.h"
+#include "qemu/madvise.h"
+#include "stage.h"
+
+/* In StageBlock::slot; other values are a place in the arena, in pages */
+#define SLOT_ZERO UINT32_MAX
+
+typedef struct StageBlock {
+    uint64_t npages;
+    unsigned long *staged;
+    uint32_t *slot;             /* valid where staged */
+} StageBlock;
+
+struct ColoStage {
+    size_t page_size;
+    StageBlock *blocks;
+    unsigned nblocks;
+    uint8_t *arena;
+    uint64_t capacity;          /* of the arena, pages */
+    uint32_t used;              /* pages of it */
+    uint32_t populated;         /* pages, at most */
+    void *zero;                 /* a page */
+};
+
+static uint64_t all_pages(const ColoRamList *ram)
+{
+    uint64_t pages = 0;
+
+    for (unsigned i = 0; i < colo_ramlist_size(ram); i++) {
+        pages += colo_ramlist_pages(ram, i);
+    }
+    return pages;
+}
+
+static void *map_arena(size_t size)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (p == MAP_FAILED) {
+        return NULL;
+    }
+    qemu_madvise(p, size, QEMU_MADV_DONTDUMP);
+    qemu_madvise(p, size, QEMU_MADV_DONTFORK);
+    return p;
+}
+
+ColoStage *colo_stage_new(const ColoRamList *ram, Error **errp)
+{
+    g_autoptr(ColoStage) s = g_new0(ColoStage, 1);
+
+    s->page_size = ram->page_size;
+    s->capacity = all_pages(ram);
+    if (s->capacity >= SLOT_ZERO) {
+        error_setg(errp, "%" PRIu64 " pages of guest memory are more than "
+                   "checkpoints can have", s->capacity);
+        return NULL;
+    }
+    s->arena = map_arena(s->capacity * s->page_size);
+    if (!s->arena) {
+        error_setg_errno(errp, errno, "no address space for checkpoints of "
+                         "%" PRIu64 " pages", s->capacity);
+        return NULL;
+    }
+    s->zero = g_malloc0(s->page_size);
+    s->nblocks = colo_ramlist_size(ram);
+    s->blocks = g_new0(StageBlock, s->nblocks);
+    for (unsigned i = 0; i < s->nblocks; i++) {
+        StageBlock *b = &s->blocks[i];
+
+        b->npages = colo_ramlist_pages(ram, i);
+        b->staged = bitmap_new(b->npages);
+        b->slot = g_new0(uint32_t, b->npages);
+    }
+    return g_steal_pointer(&s);
+}
+
+void colo_stage_free(ColoStage *s)
+{
+    if (!s) {
+        return;
+    }
+    for (unsigned i = 0; i < s->nblocks; i++) {
+        g_free(s->blocks[i].staged);
+        g_free(s->blocks[i].slot);
+    }
+    g_free(s->blocks);
+    g_free(s->zero);
+    if (s->arena) {
+        munmap(s->arena, s->capacity * s->page_size);
+    }
+    g_free(s);
+}
+
+/* The place of @page in the arena, a new one unless it has one. */
+static uint8_t *place(ColoStage *s, StageBlock *b, uint64_t page)
+{
+    /* at most once for each page, so that the arena has room */
+    if (!test_bit(page, b->staged) || b->slot[page] == SLOT_ZERO) {
+        assert(s->used < s->capacity);
+        b->slot[page] = s->used++;
+        set_bit(page, b->staged);
+    }
+    return s->arena + b->slot[page] * s->page_size;
+}
+
+size_t colo_stage_data(ColoStage *s, unsigned block, uint64_t first,
+                       uint32_t count, struct iovec *iov)
+{
+    StageBlock *b = &s->blocks[block];
+    size_t n = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t *to = place(s, b, first + i);
+
+        if (n && (uint8_t *)iov[n - 1].iov_base + iov[n - 1].iov_len == to) {
+            iov[n - 1].iov_len += s->page_size;
+        } else {
+            iov[n].iov_base = to;
+            iov[n++].iov_len = s->page_size;
+        }
+    }
+    return n;
+}
+
+void colo_stage_zero(ColoStage *s, unsigned block, uint64_t first,
+                     uint32_t count)
+{
+    StageBlock *b = &s->blocks[block];
+
+    for (uint64_t page = first; page < first + count; page++) {
+        if (!test_bit(page, b->staged)) {
+            b->slot[page] = SLOT_ZERO;
+            set_bit(page, b->staged);
+        } else if (b->slot[page] != SLOT_ZERO) {
+            memset(place(s, b, page), 0, s->page_size);
+        }
+    }
+}
+
+const unsigned long *colo_stage_map(const ColoStage *s, unsigned block)
+{
+    return s->blocks[block].staged;
+}
+
+const void *colo_stage_page(const ColoStage *s, unsigned block, uint64_t page)
+{
+    const StageBlock *b = &s->blocks[block];
+
+    return b->slot[page] == SLOT_ZERO ? s->zero :
+           s->arena + b->slot[page] * s->page_size;
+}
+
+void colo_stage_clear(ColoStage *s)
+{
+    for (unsigned i = 0; i < s->nblocks; i++) {
+        bitmap_zero(s->blocks[i].staged, s->blocks[i].npages);
+    }
+    s->populated = MAX(s->populated, s->used);
+    s->used = 0;
+}
+
+void colo_stage_trim(ColoStage *s)
+{
+    size_t keep = ROUND_UP(MAX(COLO_STAGE_KEEP, s->used * s->page_size),
+                           qemu_real_host_page_size());
+    size_t populated = MAX(s->populated, s->used) * s->page_size;
+
+    if (populated > keep) {
+        qemu_madvise(s->arena + keep, populated - keep, QEMU_MADV_DONTNEED);
+        s->populated = keep / s->page_size;
+    }
+}
