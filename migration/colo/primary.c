@@ -32,7 +32,7 @@
 #include "engine.h"
 #include "trace.h"
 
-#define DEVICE_BUFFER (4u << 20)    /* bytes, to begin with */
+#define DEVICE_BUFFER (1u << 20)    /* bytes, to begin with */
 
 typedef struct ColoPrimaryRun {
     MigrationState *s;
@@ -45,7 +45,8 @@ typedef struct ColoPrimaryRun {
     int64_t started_ms;         /* the running epoch, QEMU_CLOCK_REALTIME */
     QEMUTimer *stall_timer;     /* while the VM stands still */
     GByteArray *tables;         /* the proxy's, reused */
-    GByteArray *device;         /* device state of the checkpoint */
+    QIOChannelBuffer *device;   /* device state of the checkpoint, reused */
+    QEMUFile *device_file;      /* writes to it */
     uint64_t merge_us;          /* of the last commit; engine's lock */
 } ColoPrimaryRun;
 
@@ -255,22 +256,14 @@ static bool start_parts(ColoPrimaryRun *r, Error **errp)
 /* The state of all devices of the stopped VM, to r->device. BQL. */
 static bool save_device_state(ColoPrimaryRun *r, Error **errp)
 {
-    QIOChannelBuffer *buffer = qio_channel_buffer_new(DEVICE_BUFFER);
-    QEMUFile *f = qemu_file_new_output(QIO_CHANNEL(buffer));
     int ret;
 
-    ret = qemu_save_device_state(f);
+    r->device->usage = 0;
+    r->device->offset = 0;
+    ret = qemu_save_device_state(r->device_file);
     if (!ret) {
-        ret = qemu_fflush(f);
+        ret = qemu_fflush(r->device_file);
     }
-    g_clear_pointer(&r->device, g_byte_array_unref);
-    /* closing the file closes the channel, which frees what it has */
-    r->device = g_byte_array_new_take(g_steal_pointer(&buffer->data),
-                                      buffer->usage);
-    buffer->usage = 0;
-    buffer->capacity = 0;
-    qemu_fclose(f);
-    object_unref(OBJECT(buffer));
     if (ret) {
         error_setg(errp, "the state of a device can't be saved");
         return false;
@@ -333,7 +326,7 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
     }
     shot->phases.device = end_phase(shot);
     trace_colo_checkpoint_captured(shot->epoch, shot->dirty,
-                                   r->device->len);
+                                   r->device->usage);
     return true;
 }
 
@@ -407,7 +400,7 @@ static bool transmit(ColoPrimaryRun *r, Shot *shot, Error **errp)
     ok = send_msg(r, &begin, NULL, 0, errp) &&
          colo_capture_send(&c, shot->epoch, errp) &&
          send_blob(r, COLO_MSG_DEVICE, shot->epoch, r->device->data,
-                   r->device->len, errp) &&
+                   r->device->usage, errp) &&
          send_blob(r, COLO_MSG_PROXY, shot->epoch, r->tables->data,
                    r->tables->len, errp) &&
          send_commit(r, shot, errp);
@@ -668,7 +661,8 @@ static void run_end(ColoPrimaryRun *r)
     colo_primary_destroy(&r->machine);
     error_free(r->error);
     g_byte_array_unref(r->tables);
-    g_clear_pointer(&r->device, g_byte_array_unref);
+    qemu_fclose(r->device_file);
+    object_unref(OBJECT(r->device));
 }
 
 static bool run_begin(ColoPrimaryRun *r, MigrationState *s, Error **errp)
@@ -685,6 +679,8 @@ static bool run_begin(ColoPrimaryRun *r, MigrationState *s, Error **errp)
                    COLO_SIDE_PRIMARY);
     r->stall_timer = timer_new_ms(QEMU_CLOCK_REALTIME, stall_check, r);
     r->tables = g_byte_array_new();
+    r->device = qio_channel_buffer_new(DEVICE_BUFFER);
+    r->device_file = qemu_file_new_output(QIO_CHANNEL(r->device));
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->link = &r->link;
         e->in_checkpoint = true;

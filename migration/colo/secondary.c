@@ -345,17 +345,23 @@ static bool load_device_state(ColoSecondaryRun *r, Error **errp)
 static bool apply(ColoSecondaryRun *r, uint64_t epoch, Error **errp)
 {
     ERRP_GUARD();
+    int64_t begin = g_get_monotonic_time(), ram, device, disk;
 
     colo_ram_commit();
+    ram = g_get_monotonic_time();
     if (!load_device_state(r, errp)) {
         return false;
     }
+    device = g_get_monotonic_time();
     replication_do_checkpoint_all(errp);
     if (*errp) {
         error_prepend(errp, "disk replication: ");
         return false;
     }
+    disk = g_get_monotonic_time();
     colo_proxy_commit(epoch, g_steal_pointer(&r->tables));
+    trace_colo_commit_applied(epoch, ram - begin, device - ram, disk - device,
+                              g_get_monotonic_time() - disk);
     return true;
 }
 
