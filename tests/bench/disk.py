@@ -7,14 +7,13 @@ import time
 
 from probes import number, order
 from tasks import Task
-from traffic import QUICK_SECONDS, SECONDS, with_costs
+from traffic import QUICK_SECONDS, SECONDS, WARM_UP, with_costs
 
 # bench: (load in the guest, MiB of a write or None where writes are counted)
 LOADS = {'disk-seq': ('seq', 1), 'disk-seq4k': ('seq4k', None),
          'disk-sync4k': ('sync4k', None), 'disk-rand4k': ('rand4k', None),
          'disk-randsync4k': ('randsync4k', None)}
 QUICK = ('disk-seq', 'disk-sync4k')
-WARM_UP = 0.5               # seconds
 
 
 def written(pair, seconds, mib):

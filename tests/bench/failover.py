@@ -20,8 +20,8 @@ from probes import order
 from tasks import Task
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-BEFORE = 3                  # seconds of answers before the kill
-AFTER = 4                   # and after the failover
+BEFORE = 2                  # seconds of answers before the kill
+AFTER = 2                   # and after the failover
 MERGE_LIMIT = 60            # seconds
 
 

@@ -26,7 +26,8 @@ QUICK_REQUESTS = (('http', 'full'), ('http-nodate', 'full'), ('echo', 'full'))
 TRANSFERS = ('download', 'upload')
 TRANSFER_MIB = 64
 SECONDS = 6                 # three periods
-QUICK_SECONDS = 3
+QUICK_SECONDS = 2
+WARM_UP = 0.3               # seconds
 # Quantiles, and from how many answers on they mean something
 QUANTILES = (('p50_ms', 0.5, 1), ('p99_ms', 0.99, 100),
              ('p999_ms', 0.999, 1000), ('max_ms', 1, 1))
@@ -65,7 +66,7 @@ def requests(pair, kind, port, rate, seconds):
         seen = checked(Load(pair, kind, port, seconds, rate).result())
         curve.extend(seen['curve'])
         return request_metrics(seen)
-    Load(pair, kind, port, 0.5, rate).result()
+    Load(pair, kind, port, WARM_UP, rate).result()
     return {**with_costs(pair, work), 'curve': curve}
 
 
@@ -74,7 +75,7 @@ def transfer(pair, kind, seconds):
         seen = checked(Load(pair, kind, kind, seconds,
                             TRANSFER_MIB).result())
         return {'mib_per_s': seen['bytes'] / MIB / seen['seconds']}
-    Load(pair, kind, kind, 0.5, TRANSFER_MIB).result()
+    Load(pair, kind, kind, WARM_UP, TRANSFER_MIB).result()
     return with_costs(pair, work)
 
 
