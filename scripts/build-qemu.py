@@ -44,12 +44,14 @@ def main(build, stamp):
     if not whole(Path(build)):
         sys.exit("the hooks or the list of files changed since QEMU's tree "
                  "was assembled, or it could not be: run ./configure")
-    # a test that is new is among the targets only once meson ran again
-    subprocess.run(["ninja", "-C", build, "build.ninja"], check=True)
+    # lists of files may have changed since: they are read anew first
+    subprocess.run(["ninja", "-C", build, "--quiet", "build.ninja"],
+                   check=True)
     known = known_targets(build)
     ours = sorted(t for t in known
                   if t.startswith(("tests/unit/test-colo-",
-                                   "tests/qtest/colo-", "tests/fuzz/replay-"))
+                                   "tests/qtest/colo-", "tests/fuzz/replay-",
+                                   "tests/bench/colo/bench-"))
                   and "." not in Path(t).name and "@" not in t)
     wanted = ["qemu-system-x86_64", "qemu-img", "qemu-io", "qemu-nbd",
               "storage-daemon/qemu-storage-daemon", *ours,

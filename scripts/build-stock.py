@@ -5,7 +5,8 @@ usage: build-stock.py BUILD
 
 From the pristine tree that BUILD was made of, with the same options, into
 BUILD/stock and BUILD/stock-tuned: with the one fix without which stock COLO
-deadlocks under TCG, and with two more that make its pauses short.
+deadlocks under TCG, and with two more that make its pauses short; the latter
+with the benchmark of the replication driver.
 
 SPDX-License-Identifier: GPL-2.0-or-later
 """
@@ -23,8 +24,11 @@ from tree import assemble, cli  # noqa: E402
 from tree.say import Failure, report, step  # noqa: E402
 
 PATCHES = REPO / "tests/bench/stock"
-PEERS = {"stock": ["bql"], "stock-tuned": ["bql", "nodelay", "ticks"]}
+BENCHMARKS = "tests/bench/colo"
+PEERS = {"stock": ["bql"],
+         "stock-tuned": ["bql", "nodelay", "ticks", "replication"]}
 TARGETS = ["qemu-system-x86_64", "qemu-img"]
+TARGETS_OF = {"replication": f"{BENCHMARKS}/bench-colo-replication"}
 
 
 def make_tree(pristine, folder, names):
@@ -33,6 +37,7 @@ def make_tree(pristine, folder, names):
         assemble.copy_pristine(pristine, new)
         for name in names:
             assemble.apply_patch(new, PATCHES / f"{name}.patch")
+        (new / BENCHMARKS).symlink_to(REPO / BENCHMARKS)
 
     texts = [(PATCHES / f"{n}.patch").read_text(encoding="utf-8")
              for n in names]
@@ -50,7 +55,8 @@ def build(top, name, names):
     cli.configure_with(tree, folder / "qemu", options)
     cli.link_firmware(folder / "qemu")
     (folder / "pristine").write_text(str(pristine), encoding="utf-8")
-    subprocess.run(["ninja", "-C", str(folder / "qemu"), "--quiet", *TARGETS],
+    targets = TARGETS + [TARGETS_OF[n] for n in names if n in TARGETS_OF]
+    subprocess.run(["ninja", "-C", str(folder / "qemu"), "--quiet", *targets],
                    check=True)
 
 

@@ -32,7 +32,7 @@ AREAS = {
     "block": "block: replication driver",
     "net": "net/colo: the COLO proxy",
     "migration": "migration/colo: the checkpoint engine",
-    "tests": "tests: unit tests, qtests and fuzzers of COLO",
+    "tests": "tests: unit tests, qtests, fuzzers and benchmarks of COLO",
     "docs": "docs: COLO",
 }
 BODY = {

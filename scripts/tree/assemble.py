@@ -22,7 +22,8 @@ from .say import Failure, step
 
 # What of this repository belongs into a QEMU tree, at the same path.
 OURS = ("block", "contrib", "docs", "include", "migration", "net", "qapi",
-        "replication.c", "tests/fuzz", "tests/qtest", "tests/unit")
+        "replication.c", "tests/bench/colo", "tests/fuzz", "tests/qtest",
+        "tests/unit")
 LEFT_OUT = (".pc", ".git", "debian")
 
 

@@ -31,6 +31,7 @@ from tree.say import Failure  # noqa: E402
 import compare  # noqa: E402
 import disk  # noqa: E402
 import failover  # noqa: E402
+import micro  # noqa: E402
 import pause  # noqa: E402
 import results  # noqa: E402
 import table  # noqa: E402
@@ -56,6 +57,7 @@ def parts(top, quick):
         'throughput': Part((traffic.throughput, disk.tasks)),
         'failover': Part((failover.tasks,)),
         'compare': Part((compare.tasks(top),), (0,), False),
+        'micro': Part((micro.tasks(top),), (0,), False),
     }
     if not quick:
         return every

@@ -19,6 +19,7 @@ METRICS = {
     'mib_per_s': ('MiB/s', True),
     'per_s': ('1/s', True),
     'cpu_ms_each': ('ms', False),
+    'cpu_us_each': ('us', False),
     '_ms': ('ms', False),
     '_mib': ('MiB', False),
     'bytes_per_epoch': ('bytes', False),
