@@ -251,6 +251,8 @@ static bool gate_activate(BlockDriverState *gate, Error **errp)
     if (!g->copy) {
         return false;
     }
+    /* within the host's kernel, where it can: both are files of this host */
+    block_copy_set_copy_opts(g->copy, true, false);
 
     g->active = true;
     bdrv_graph_wrlock();
