@@ -125,14 +125,22 @@ static void receive_more(Stream *out)
     out->done += n > 0 ? n : 0;
 }
 
-/* Send and receive until all was released. */
+/*
+ * Send and receive until all was released. More is sent once half a window
+ * was, and then all of it: who sends as much as was released, packet by
+ * packet, measures how often the comparison can be woken up.
+ */
 static void pump(Stream *primary, Stream *secondary, Stream *out)
 {
+    size_t end = 0;
+
     while (out->done < total) {
-        size_t end = (out->done / frame_len + WINDOW) * frame_len;
         struct pollfd fds[3];
 
-        end = end < total ? end : total;
+        if (end <= out->done + WINDOW / 2 * frame_len) {
+            end = (out->done / frame_len + WINDOW) * frame_len;
+            end = end < total ? end : total;
+        }
         fds[0] = (struct pollfd) { primary->fd,
                                    primary->done < end ? POLLOUT : 0, 0 };
         fds[1] = (struct pollfd) { secondary->fd,
