@@ -40,6 +40,9 @@ OBJECT_DECLARE_SIMPLE_TYPE(ColoCompareObject, COLO_COMPARE)
 /* Released packets that wait to be sent, in bytes; then the PVM's wait too. */
 #define MAX_RELEASED (16 * 1024 * 1024)
 
+/* Packets that are queued before they are written */
+#define SEND_BATCH 64
+
 /* Limits in ms are kept in range of any arithmetic on them. */
 #define MAX_MS INT32_MAX
 
@@ -203,13 +206,29 @@ static void send_notify(ColoCompareObject *s, const char *message)
     }
 }
 
+/* Send some packets with one write; false: there are no more. */
+static bool send_batch(ColoCompareObject *s)
+{
+    Released *item = NULL;
+
+    colo_out_cork(s->out, true);
+    for (int i = 0; i < SEND_BATCH; i++) {
+        item = next_released(s);
+        if (!item) {
+            break;
+        }
+        send_released(s, item);
+    }
+    colo_out_cork(s->out, false);
+    return item;
+}
+
 static void compare_flush(ColoCompareObject *s)
 {
     bool wanted;
-    Released *item;
 
-    while (colo_out_room(s->out) && (item = next_released(s))) {
-        send_released(s, item);
+    while (colo_out_room(s->out) && send_batch(s)) {
+        continue;
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         wanted = s->xen_wanted;

@@ -12,12 +12,16 @@
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/iov.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "net/colo/stream.h"
 #include "trace.h"
 
 /* A queue of that many bytes is crowded. */
 #define CROWDED (COLO_OUT_MAX_QUEUE / 2)
+
+/* Bytes of small frames that go out with one write */
+#define OUT_BATCH (64 * KiB)
 
 static char *owner_name(Object *owner)
 {
@@ -102,6 +106,7 @@ static void out_end(ColoOut *out)
         timer_free(out->linger);
         QTAILQ_REMOVE(&lingering, out, next);
     }
+    g_free(out->batch);
     g_free(out->owner);
     g_free(out);
 }
@@ -125,25 +130,58 @@ static void out_watch(ColoOut *out)
     }
 }
 
-/* Write what the device takes of the first frame; false if it is not done. */
-static bool out_write_head(ColoOut *out)
+/* @bytes of the queue are gone. */
+static void out_gone(ColoOut *out, size_t bytes)
+{
+    GBytes *head;
+
+    out->sent += bytes;
+    while ((head = g_queue_peek_head(&out->frames)) &&
+           out->sent >= g_bytes_get_size(head)) {
+        out->sent -= g_bytes_get_size(head);
+        out->queued -= g_bytes_get_size(head);
+        g_bytes_unref(g_queue_pop_head(&out->frames));
+    }
+}
+
+/* Frames that fit into @out->batch, one after the other; returns the bytes. */
+static size_t out_gather(ColoOut *out)
+{
+    size_t bytes = 0;
+
+    for (GList *l = out->frames.head; l; l = l->next) {
+        size_t size, skip = bytes ? 0 : out->sent;
+        const uint8_t *data = g_bytes_get_data(l->data, &size);
+
+        if (bytes + size - skip > OUT_BATCH) {
+            break;
+        }
+        memcpy(out->batch + bytes, data + skip, size - skip);
+        bytes += size - skip;
+    }
+    return bytes;
+}
+
+/* Write the first frame, or several at once; false: not all was taken. */
+static bool out_write(ColoOut *out)
 {
     GBytes *head = g_queue_peek_head(&out->frames);
     size_t size;
     const uint8_t *data = g_bytes_get_data(head, &size);
-    int ret = qemu_chr_fe_write(&out->chr, data + out->sent,
-                                size - out->sent);
+    int ret;
 
+    data += out->sent;
+    size -= out->sent;
+    if (size < OUT_BATCH / 2 && g_queue_get_length(&out->frames) > 1) {
+        out->batch = out->batch ?: g_malloc(OUT_BATCH);
+        data = out->batch;
+        size = out_gather(out);
+    }
+    ret = qemu_chr_fe_write(&out->chr, data, size);
     if (ret > 0) {
-        out->sent += ret;
+        out_gone(out, ret);
     }
-    if (out->sent < size) {
-        return false;
-    }
-    out->sent = 0;
-    out->queued -= size;
-    g_bytes_unref(g_queue_pop_head(&out->frames));
-    return true;
+    return ret == size;
 }
 
 /*
@@ -152,12 +190,12 @@ static bool out_write_head(ColoOut *out)
  */
 static void out_flush(ColoOut *out)
 {
-    if (out->writing) {
+    if (out->writing || out->corked) {
         return;
     }
     out->writing = true;
     while (!g_queue_is_empty(&out->frames) && !out->closed_while_writing &&
-           out_write_head(out)) {
+           out_write(out)) {
         continue;
     }
     out->writing = false;
@@ -166,6 +204,14 @@ static void out_flush(ColoOut *out)
         out_closed(out);
     } else if (!g_queue_is_empty(&out->frames)) {
         out_watch(out);
+    }
+}
+
+void colo_out_cork(ColoOut *out, bool cork)
+{
+    out->corked = cork;
+    if (!cork) {
+        out_flush(out);
     }
 }
 

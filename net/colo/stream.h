@@ -49,8 +49,11 @@ struct ColoOut {
     GQueue frames;
     size_t queued;
     size_t sent;
+    /* where small frames are gathered for one write; NULL until needed */
+    uint8_t *batch;
     guint watch;
     GMainContext *context;
+    bool corked;
     bool writing;
     bool closed_while_writing;
     bool warned;
@@ -113,6 +116,13 @@ bool colo_out_open(ColoOut *out);
  */
 bool colo_out_packet(ColoOut *out, const struct iovec *iov, int iovcnt,
                      uint32_t vnet_hdr_len, bool raw);
+
+/*
+ * Queue packets without writing them, so that many go out in one write once
+ * it is told to go on. Not across a return to the main loop. In the context's
+ * thread.
+ */
+void colo_out_cork(ColoOut *out, bool cork);
 
 /*
  * True if the queue is not crowded: a sender that can wait does so until

@@ -564,6 +564,35 @@ static void test_compare_pass(void)
     setup_end(&s);
 }
 
+/*
+ * A receiver that is slow: what waits goes out many frames at a time, of which
+ * the socket may take any part.
+ */
+static void test_compare_backlog(void)
+{
+    enum { FRAMES = 30000 };
+    Setup s;
+    int primary, out;
+
+    setup_start(&s);
+    out = connect_output(&s, "c2");
+    add(&s, COMPARE(COMPARE_ALL));
+    primary = connect_input(&s, "c0");
+    for (int i = 0; i < FRAMES; i++) {
+        g_autofree char *text = g_strdup_printf("%0*d", 1 + i % 97, i);
+
+        put_frame(primary, text);
+    }
+    for (int i = 0; i < FRAMES; i++) {
+        g_autofree char *text = g_strdup_printf("%0*d", 1 + i % 97, i);
+
+        get_frame(out, text);
+    }
+    close(primary);
+    close(out);
+    setup_end(&s);
+}
+
 /* The iothread may be deleted first; it lives as long as it is used. */
 static void test_compare_iothread(void)
 {
@@ -648,6 +677,7 @@ int main(int argc, char **argv)
         qtest_add_func("/colo-proxy/options/limits", test_limits);
         qtest_add_func("/colo-proxy/compare/breaks", test_compare_breaks);
         qtest_add_func("/colo-proxy/compare/pass", test_compare_pass);
+        qtest_add_func("/colo-proxy/compare/backlog", test_compare_backlog);
         qtest_add_func("/colo-proxy/compare/iothread", test_compare_iothread);
         qtest_add_func("/colo-proxy/compare/quit", test_quit);
     }
