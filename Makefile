@@ -10,7 +10,8 @@
 #   make check-tsan   unit tests and a pair under TSan
 #   make fuzz         each fuzzer for $(SECONDS), which is 600; needs clang
 #   make bench        measure against stock QEMU and a plain VM; BENCH=pause
-#                     runs a part, make bench-quick the headline workloads
+#                     runs a part, make bench-quick the headline workloads,
+#                     make bench-docs puts the last results into the docs
 #   make stock        QEMU with its own COLO, to compare with
 #   make series       the patch series for QEMU, in $(BUILD)/series
 #
@@ -69,8 +70,14 @@ bench bench-quick: build stock
 	@python3 tests/bench/bench.py $(if $(findstring quick,$@),--quick) \
 	  $(BUILD) $(BENCH)
 
+bench-docs:
+	@mkdir -p docs/devel/colo-benchmark
+	@cp $(BUILD)/bench.rst docs/devel/colo-benchmark/results.rst
+	@cp $(BUILD)/bench/*.svg docs/devel/colo-benchmark
+
 series: configured
 	@python3 scripts/series.py $(BUILD)
 
 .PHONY: all python configured build demo check check-unit check-stock check-pair \
-        check-cut check-asan check-tsan fuzz stock bench bench-quick series
+        check-cut check-asan check-tsan fuzz stock bench bench-quick bench-docs \
+        series

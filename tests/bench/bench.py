@@ -3,18 +3,17 @@
 #
 # usage: bench.py [--quick] [--repeat N] [--peers LIST] BUILD [BENCH...]
 #
-# Peers take turns, each repetition with QEMUs of its own and in another order.
+# All peers have a VM or pair, and take turns at each workload in another order
+# each time, while the others rest: what else the machine does hits them alike.
 # Writes BUILD/bench.json, BUILD/bench.md and plots in BUILD/bench.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import argparse
+import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REPO = os.path.dirname(os.path.dirname(HERE))
@@ -22,49 +21,17 @@ sys.path[1:1] = [os.path.join(REPO, 'tests', 'functional'),
                  os.path.join(REPO, 'scripts')]
 sys.dont_write_bytecode = True
 
-from colo import net  # noqa: E402
-from colo.tap import Env  # noqa: E402
-from colo.util import Skip, TestError, expect  # noqa: E402
+from colo.guest import Guest  # noqa: E402
 from tree import packages  # noqa: E402
 from tree.say import Failure  # noqa: E402
 
-import compare  # noqa: E402
-import disk  # noqa: E402
-import failover  # noqa: E402
-import micro  # noqa: E402
-import pause  # noqa: E402
+import parts  # noqa: E402
+import render  # noqa: E402
 import results  # noqa: E402
 import table  # noqa: E402
-import traffic  # noqa: E402
-from peers import PEERS, bring_up  # noqa: E402
+from peers import PEERS  # noqa: E402
 
-SIZES = (512, 256, 1024, 4096)
-LOG_LIMIT = 1 << 20         # bytes; what is larger is an image
-
-
-@dataclass(frozen=True)
-class Part:
-    """What BENCH= can name: tasks by peer, and the guests they are for"""
-    tasks: tuple
-    sizes: tuple = (512,)
-    pair: bool = True
-
-
-def parts(top, quick):
-    every = {
-        'pause': Part((pause.tasks,), SIZES[:1] if quick else SIZES),
-        'latency': Part((traffic.latency, traffic.mix)),
-        'throughput': Part((traffic.throughput, disk.tasks)),
-        'failover': Part((failover.tasks,)),
-        'compare': Part((compare.tasks(top),), (0,), False),
-        'micro': Part((micro.tasks(top),), (0,), False),
-    }
-    if not quick:
-        return every
-    # one pair for as much as can be
-    joined = [f for name in ('pause', 'latency', 'throughput', 'failover')
-              for f in every[name].tasks if f is not traffic.mix]
-    return {'all': Part(tuple(joined)), 'compare': every['compare']}
+AT_ONCE = os.cpu_count()    # guests that boot side by side
 
 
 def parse():
@@ -78,7 +45,8 @@ def parse():
     args = parser.parse_args()
     args.top = os.path.abspath(args.build)
     args.parts = [p for words in args.parts for p in words.split(',')]
-    known = parts(args.top, args.quick)
+    args.repeat = args.repeat or (3 if args.quick else 5)
+    known = parts.parts(args.top)
     for name in args.parts:
         if name not in known:
             parser.error(f'no bench {name}; there are ' + ', '.join(known))
@@ -106,96 +74,110 @@ def check_built(top, peers):
                      'build stock, or leave it out with --peers')
 
 
-def use_tmpfs():
-    """Images in memory: the host's disk is not what is measured."""
-    folder = tempfile.mkdtemp(prefix='colo-bench-')
-    subprocess.run(['mount', '-t', 'tmpfs', 'tmpfs', folder], check=True)
-    tempfile.tempdir = folder
+class Worker:
+    """A peer's process; see worker.py"""
 
-
-class PairOfTasks:
-    """One pair after the other, each until a task fails or ends it"""
-
-    def __init__(self, book, part, peer, mem):
-        self.book = book
-        self.part = part
+    def __init__(self, args, peer, mem):
         self.peer = peer
         self.mem = mem
-        self.env = self.pair = None
-        self.refused = ''       # why no pair came up
+        self.proc = subprocess.Popen(
+            [sys.executable, os.path.join(HERE, 'worker.py'), args.top,
+             peer.name, str(mem), str(int(args.quick))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def get(self):
-        expect(not self.refused, 'a pair', self.refused)
-        if self.part.pair and not self.pair:
-            self.env = Env(f'{self.peer.name}-{self.mem}')
-            self.env.note = lambda text: None
-            try:
-                self.pair = bring_up(self.env, self.book.top, self.peer,
-                                     self.mem)
-            except Exception as error:
-                # it would not for the next task either, after its limits
-                self.refused = f'none came up: {error}'
-                raise
-        return self.pair
-
-    def run(self, task):
-        """Whatever goes wrong belongs to the task, not to the whole run."""
+    def ask(self, request):
         try:
-            self.book.add(self.peer.name, self.mem, task, task.run(self.get()))
-            if task.ends:
-                self.close()
-        except Exception as error:  # pylint: disable=broad-except
-            self.book.fail(self.peer.name, self.mem, task,
-                           str(error) if isinstance(error, TestError)
-                           else f'{type(error).__name__}: {error}')
-            self.close(task)
+            self.proc.stdin.write(json.dumps(request) + '\n')
+            self.proc.stdin.flush()
+        except BrokenPipeError:
+            pass            # answer() tells
 
-    def close(self, failed=None):
-        env, self.env, self.pair = self.env, None, None
-        if env:
-            env.close()
-            if failed:
-                self.keep_logs(env, failed)
-            shutil.rmtree(env.folder, ignore_errors=True)
+    def answer(self):
+        line = self.proc.stdout.readline()
+        return json.loads(line) if line else \
+            {'failure': 'the worker ended, its messages are above'}
 
-    def keep_logs(self, env, task):
-        target = os.path.join(
-            self.book.top, 'bench', 'failed', f'{self.peer.name}-{task.bench}-'
-            f'{task.workload}-{self.book.repetition}')
-        os.makedirs(target, exist_ok=True)
-        for name in os.listdir(env.folder):
-            path = os.path.join(env.folder, name)
-            if os.path.isfile(path) and os.path.getsize(path) < LOG_LIMIT:
-                shutil.copy(path, target)
-        self.book.say(f'  logs: {target}')
+    def close(self):
+        self.proc.stdin.close()
+        self.proc.wait()
+        self.proc.stdout.close()
 
 
-def run_part(book, part, peer, mem, quick):
-    runner = PairOfTasks(book, part, peer, mem)
-    for tasks in part.tasks:
-        for task in tasks(peer, quick, mem):
-            runner.run(task)
-    runner.close()
+class Run:
+    """The chosen parts, on guests of one size"""
 
+    def __init__(self, args, book, mem):
+        self.args = args
+        self.book = book
+        self.mem = mem
+        self.peers = [PEERS[n] for n in args.peers.split(',')]
+        self.parts = {n: p for n, p in parts.parts(args.top).items()
+                      if mem in p.sizes[:1 if args.quick else None] and
+                      (n in args.parts or not args.parts and
+                       (p.quick or not args.quick))}
+        self.workers = {}
 
-def rotated(items, by):
-    by %= len(items)
-    return items[by:] + items[:by]
+    def tasks(self, end):
+        """(part, task, peers): those that end their pair, or the others."""
+        for name, part in self.parts.items():
+            found = {}
+            for peer in self.peers:
+                for task in parts.tasks(part, peer, self.args.quick, self.mem):
+                    if task.ends == end:
+                        found.setdefault((task.bench, task.workload),
+                                         (task, []))[1].append(peer)
+            for task, peers in found.values():
+                yield name, task, peers
 
+    def bring_up(self, peers):
+        """As many at a time as there are CPUs; a failure comes again later."""
+        for i in range(0, len(peers), AT_ONCE):
+            some = [self.workers[p.name] for p in peers[i:i + AT_ONCE]]
+            for worker in some:
+                worker.ask({'up': True})
+            for worker in some:
+                worker.answer()
 
-def run(args, book, chosen):
-    wanted = {n: p for n, p in parts(args.top, args.quick).items()
-              if not args.parts or n in args.parts}
-    repeat = args.repeat or (3 if args.quick else 5)
-    for number in range(repeat):
-        book.next_repetition(number, repeat)
-        for name, part in wanted.items():
-            for peer in rotated(chosen, number):
-                for mem in part.sizes:
-                    book.say(f'{name}: {peer.name}'
-                             + (f', {mem} MiB' if mem else ''))
-                    run_part(book, part, peer, mem, args.quick)
-        book.write()
+    def measure(self, part, task, peer):
+        worker = self.workers[peer.name]
+        worker.ask({'part': part, 'bench': task.bench,
+                    'workload': task.workload})
+        answer = worker.answer()
+        if 'metrics' in answer:
+            self.book.add(peer.name, self.mem, task, answer['metrics'])
+        else:
+            self.book.fail(peer.name, self.mem, task, answer['failure'],
+                           answer.get('logs'))
+
+    def turns(self, end):
+        tasks = list(self.tasks(end))
+        # new pairs each time take much of the quick run's time
+        repeat = min(self.args.repeat, 2) if end and self.args.quick else \
+            self.args.repeat
+        for number in range(repeat if tasks else 0):
+            self.book.next_repetition(number, repeat)
+            for part, task, peers in tasks:
+                by = number % len(peers)
+                if end:
+                    self.bring_up(peers)
+                for peer in peers[by:] + peers[:by]:
+                    self.measure(part, task, peer)
+            self.book.write()
+
+    def run(self):
+        if not self.parts:
+            return
+        self.book.say('guests of {} MiB: {}'.format(
+            self.mem, ', '.join(p.name for p in self.peers))
+            if self.mem else 'without a guest')
+        self.workers = {p.name: Worker(self.args, p, self.mem)
+                        for p in self.peers}
+        if self.mem:
+            self.bring_up(self.peers)
+        self.turns(False)
+        self.turns(True)
+        for worker in self.workers.values():
+            worker.close()
 
 
 def draw(top):
@@ -209,6 +191,13 @@ def draw(top):
                        'none, they need the package python3-matplotlib'))
 
 
+def write_report(top, book):
+    for name, form in (('md', render.markdown), ('rst', render.rst)):
+        with open(os.path.join(top, f'bench.{name}'), 'w',
+                  encoding='utf-8') as f:
+            f.write(form(table.report(book)))
+
+
 def install():
     try:
         packages.install(['python3-matplotlib'])
@@ -218,23 +207,17 @@ def install():
 
 def main():
     args = parse()
-    try:
-        if not os.environ.get(net.MARK):
-            install()
-        net.enter()
-        net.need_tun()
-    except (Skip, TestError) as error:
-        sys.exit(str(error))
-    use_tmpfs()
+    install()
     build_programs(args.top)
     chosen = [PEERS[n] for n in args.peers.split(',')]
     check_built(args.top, chosen)
+    # once, and not by several workers at the same time
+    Guest('cloud')
     book = results.Book(args.top, results.meta(args.quick, args.top, chosen))
-    run(args, book, chosen)
-    text = '\n'.join(table.markdown(book)) + '\n'
-    with open(os.path.join(args.top, 'bench.md'), 'w', encoding='utf-8') as f:
-        f.write(text)
-    print(text)
+    for mem in (*parts.SIZES, 0):
+        Run(args, book, mem).run()
+    write_report(args.top, book)
+    print(render.markdown([*table.head(book), table.headline(book)]))
     draw(args.top)
 
 

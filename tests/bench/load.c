@@ -19,12 +19,14 @@
 #include <errno.h>
 #include <math.h>
 #include <netinet/in.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -290,6 +292,19 @@ static bool take_acknowledged(int fd, bool wait)
     return true;
 }
 
+/*
+ * Where output waits for a checkpoint a MiB takes long: what the guest's TCP
+ * has taken counts as well.
+ */
+static void count_taken(int fd, uint64_t sent)
+{
+    int left = 0;
+
+    if (!ioctl(fd, SIOCOUTQ, &left) && transferred < sent - left) {
+        transferred = sent - left;
+    }
+}
+
 static void run_upload(double mib)
 {
     static char buf[BLOCK];
@@ -310,6 +325,7 @@ static void run_upload(double mib)
         }
     }
     if (fd >= 0) {
+        count_taken(fd, sent);
         close(fd);
     }
 }

@@ -28,11 +28,12 @@ QUICK = ('idle', 'dirty-64')
 OTHER_SIZES = ('idle', 'dirty-64')
 PLAIN_SECONDS = 1
 REQUESTED_SECONDS = 2
+REQUESTS_PER_S = 3
 
 
 def working_set(mem):
-    """MiB that the load writes to: 192 in a guest of 512."""
-    return mem * 3 // 8
+    """MiB that the load writes to, as far as the guest has them."""
+    return min(192, mem * 3 // 8)
 
 
 def pauses(pair, marks, side):
@@ -70,7 +71,8 @@ def requested(pair, seconds):
     it is held; which is when the client sees it.
     """
     marks = {side: vm.qmp.mark() for side, vm in sides(pair).items()}
-    seen = checked(Load(pair, 'time', 'control', seconds, 3).result())
+    seen = checked(Load(pair, 'time', 'control', seconds,
+                        REQUESTS_PER_S).result())
     result = {'held_ms': dict(seen['curve'])[0.5]}
     if pair.secondary and pair.options.proxy:
         for side in marks:
@@ -79,7 +81,7 @@ def requested(pair, seconds):
     return result
 
 
-def measure(pair, rate, run, count):
+def measure(pair, rate, run, count, seconds):
     order(pair, f'scatter {working_set(pair.options.mem)} {rate} {run}')
     if pair.secondary:
         # the first one takes all of a new working set
@@ -93,7 +95,7 @@ def measure(pair, rate, run, count):
     result['dirtied_mib_per_s'] = ((number(pair, 'scattered') - pages) / 256 /
                                    (time.monotonic() - start))
     result.update(memory(pair))
-    result.update(requested(pair, REQUESTED_SECONDS))
+    result.update(requested(pair, seconds))
     return result
 
 
@@ -102,4 +104,5 @@ def tasks(peer, quick, mem):
     for name in names:
         rate, run = WORKLOADS[name]
         yield Task('pause', name, functools.partial(
-            measure, rate=rate, run=run, count=2 if quick else 4))
+            measure, rate=rate, run=run, count=1 if quick else 4,
+            seconds=1 if quick else REQUESTED_SECONDS))

@@ -122,16 +122,17 @@ class Book:
         if curve:
             self.curves.setdefault((task.bench, task.workload), {}) \
                 .setdefault(peer, []).append(curve)
-        self.say(f'  {task.bench} {task.workload}: ' + ', '.join(
+        self.say(f'{task.bench} {task.workload}, {peer}: ' + ', '.join(
             f'{m} {v:.4g}' for m, v in metrics.items()))
         for metric, value in metrics.items():
             bench = 'memory' if is_memory(metric) else task.bench
             self.values.setdefault((bench, task.workload, mem, metric), {}) \
                 .setdefault(peer, {})[self.repetition] = value
 
-    def fail(self, peer, mem, task, text):
+    def fail(self, peer, mem, task, text, logs=None):
         text = ' '.join(text.split('\n')[:2])
-        self.say(f'  {task.bench} {task.workload}: {peer} failed: {text}')
+        self.say(f'{task.bench} {task.workload}, {peer}: failed: {text}' +
+                 (f'; logs: {logs}' if logs else ''))
         self.failures.setdefault((task.bench, task.workload, mem, peer),
                                  []).append(text)
 

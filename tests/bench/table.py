@@ -1,4 +1,4 @@
-# The benchmark's results as tables in Markdown
+# The benchmark's results as a report
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -6,16 +6,19 @@ import statistics
 
 import model
 from peers import PEERS
+from render import Heading, Items, Table, Text
 from results import unit_of
 
 HEADLINE = (
     ('pause', 'idle', 'primary_pause_ms'),
-    ('pause', 'dirty-16', 'primary_pause_ms'),
+    ('pause', 'dirty-64', 'primary_pause_ms'),
     ('pause', 'dirty-128', 'primary_pause_ms'),
     ('pause', 'idle', 'secondary_pause_ms'),
-    ('pause', 'dirty-16', 'held_ms'),
+    ('pause', 'dirty-64', 'secondary_pause_ms'),
+    ('pause', 'idle', 'held_ms'),
+    ('pause', 'dirty-64', 'held_ms'),
     ('memory', 'idle', 'primary_pss_mib'),
-    ('memory', 'dirty-128', 'secondary_pss_mib'),
+    ('memory', 'dirty-64', 'secondary_pss_mib'),
     ('http', 'full', 'per_s'),
     ('http-nodate', 'full', 'per_s'),
     ('echo', 'full', 'p50_ms'),
@@ -40,14 +43,14 @@ def amount(value):
 
 def cell(values):
     if not values:
-        return '-'
+        return 'n/a'
     middle = amount(statistics.median(values))
     low, high = amount(min(values)), amount(max(values))
     return f'{middle} ({low}-{high})' if low != high else middle
 
 
 def ratio_cell(ratios):
-    return f'{statistics.median(ratios):.2f}' if ratios else '-'
+    return f'{statistics.median(ratios):.2f}' if ratios else 'n/a'
 
 
 def peer_cell(book, key, peer):
@@ -72,16 +75,14 @@ def row(book, key, peers):
 
 def table(book, keys):
     peers = [p for p in PEERS if any(p in book.values[k] for k in keys)]
-    head = ['workload', 'metric', *peers, 'ours / tuned', 'ours / plain']
-    yield '| ' + ' | '.join(head) + ' |'
-    yield '| --- | --- |' + ' ---: |' * (len(head) - 2)
-    for key in keys:
-        yield '| ' + ' | '.join(row(book, key, peers)) + ' |'
+    return Table(['workload', 'metric', *peers, 'ours / tuned',
+                  'ours / plain'],
+                 [list(row(book, key, peers)) for key in keys], 2)
 
 
 def failures(book):
     for failure in book.failed():
-        yield ('- {bench} {workload}, {guest_mib} MiB: {peer} failed {n} '
+        yield ('{bench} {workload}, {guest_mib} MiB: {peer} failed {n} '
                'times: {message}').format(**failure)
 
 
@@ -90,24 +91,28 @@ def headline_keys(book):
             if (key[0], key[1], key[3]) == wanted and key[2] in (0, 512)]
 
 
-def markdown(book):
-    """Lines: what was measured on, the headline, all the rest, failures."""
-    yield '# Benchmark'
-    yield ''
-    yield from (f'- {name}: {value}' for name, value in book.meta.items())
-    yield ''
-    yield ('Medians (lowest-highest) over the repetitions; ratios are medians '
-           'of those taken repetition by repetition.')
-    yield ''
-    yield from table(book, headline_keys(book))
-    yield ''
-    yield '## Everything'
-    yield ''
-    yield from table(book, sorted(book.values))
-    yield ''
-    yield '## The model'
+def head(book):
+    yield Heading(1, 'Benchmark')
+    yield Items([f'{name}: {value}' for name, value in book.meta.items()])
+    yield Text('Medians (lowest-highest) over the repetitions; ratios are '
+               'medians of those taken repetition by repetition.')
+
+
+def headline(book):
+    return table(book, headline_keys(book))
+
+
+def rest(book):
+    yield Heading(2, 'Everything')
+    yield table(book, sorted(book.values))
+    yield Heading(2, 'The model')
     yield from model.report(book)
-    yield ''
-    yield '## Failed'
-    yield ''
-    yield from (list(failures(book)) or ['- nothing'])
+    yield Heading(2, 'Failed')
+    yield Items(list(failures(book)) or ['nothing'])
+
+
+def report(book):
+    """Blocks: what was measured on, the headline, all the rest, failures."""
+    yield from head(book)
+    yield headline(book)
+    yield from rest(book)

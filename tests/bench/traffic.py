@@ -25,8 +25,8 @@ REQUESTS = {
 QUICK_REQUESTS = (('http', 'full'), ('http-nodate', 'full'), ('echo', 'full'))
 TRANSFERS = ('download', 'upload')
 TRANSFER_MIB = 64
-SECONDS = 6                 # three periods
-QUICK_SECONDS = 2
+SECONDS = 4                 # two periods
+QUICK_SECONDS = 1.5
 WARM_UP = 0.3               # seconds
 # Quantiles, and from how many answers on they mean something
 QUANTILES = (('p50_ms', 0.5, 1), ('p99_ms', 0.99, 100),
@@ -49,7 +49,7 @@ def with_costs(pair, work):
     result = work()
     seconds = time.monotonic() - start
     check_protected(pair)
-    done = seconds * (result.get('per_s') or result.get('mib_per_s'))
+    done = seconds * (result.get('per_s') or result.get('mib_per_s') or 0)
     if done:
         for side, used in cpu_by_side(pair).items():
             result[f'{side}_cpu_ms_each'] = 1000 * (used - before[side]) / done
