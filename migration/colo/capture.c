@@ -26,8 +26,11 @@
 #include "capture.h"
 #include "crc.h"
 
-/* Pages in a message: enough to make its cost small, far below its limit. */
-#define BATCH_PAGES 2048
+/*
+ * Pages in a message: enough to make its cost small, and few enough to be in
+ * the cache still when they are sent after their checksum was taken.
+ */
+#define BATCH_PAGES 128
 
 ColoRamList *colo_capture_ramlist(Error **errp)
 {

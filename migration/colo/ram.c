@@ -38,6 +38,7 @@ static struct {
     ColoStage *stage;       /* what came by the link */
     GHashTable *by_block;   /* RAMBlock -> ColoCopy */
     bool logging;
+    bool ended;             /* no page may come any more */
     bool discard_disabled;
     Stat64 pages;
     Stat64 zero_pages;
@@ -102,17 +103,18 @@ static bool copy_setup(ColoCopy *c, const ColoRamBlock *block, Error **errp)
     return true;
 }
 
-static void copy_destroy(ColoCopy *c)
+/*
+ * A channel of multifd may be in the middle of a page, and lives longer than
+ * protection: what it writes to stays mapped until QEMU ends.
+ */
+static void copy_free(ColoCopy *c)
 {
     if (c->base) {
         munmap(c->base, c->size);
+        c->base = NULL;
     }
     if (c->multifd) {
-        munmap(c->multifd, c->size);
-    }
-    g_free(c->by_multifd);
-    if (c->rb && ram.logging) {
-        g_clear_pointer(&c->rb->bmap, g_free);
+        qemu_madvise(c->multifd, c->size, QEMU_MADV_DONTNEED);
     }
 }
 
@@ -164,26 +166,47 @@ bool colo_ram_setup(const ColoRamList *layout, Error **errp)
         return true;
     }
 fail:
-    colo_ram_destroy();
+    colo_ram_stop();
+    colo_ram_free();
     return false;
 }
 
-void colo_ram_destroy(void)
+static void stop_log(void)
 {
-    if (ram.logging && (global_dirty_tracking & GLOBAL_DIRTY_MIGRATION)) {
+    if (!ram.logging) {
+        return;
+    }
+    if (global_dirty_tracking & GLOBAL_DIRTY_MIGRATION) {
         memory_global_dirty_log_stop(GLOBAL_DIRTY_MIGRATION);
     }
     for (unsigned i = 0; i < ram.n; i++) {
-        copy_destroy(&ram.copies[i]);
+        g_clear_pointer(&ram.copies[i].rb->bmap, g_free);
     }
-    g_clear_pointer(&ram.copies, g_free);
-    g_clear_pointer(&ram.stage, colo_stage_free);
-    g_clear_pointer(&ram.by_block, g_hash_table_unref);
-    ram.n = 0;
     ram.logging = false;
+}
+
+void colo_ram_stop(void)
+{
+    qatomic_set(&ram.ended, true);
+    stop_log();
     if (ram.discard_disabled) {
         ram_block_discard_disable(false);
         ram.discard_disabled = false;
+    }
+}
+
+void colo_ram_free(void)
+{
+    bool channels = ram.n && ram.copies[0].multifd;
+
+    for (unsigned i = 0; i < ram.n; i++) {
+        copy_free(&ram.copies[i]);
+    }
+    g_clear_pointer(&ram.stage, colo_stage_free);
+    if (!channels) {
+        g_clear_pointer(&ram.copies, g_free);
+        g_clear_pointer(&ram.by_block, g_hash_table_unref);
+        ram.n = 0;
     }
 }
 
@@ -225,6 +248,10 @@ bool colo_stage_multifd(MultiFDRecvParams *p, Error **errp)
 {
     ColoCopy *c;
 
+    if (qatomic_read(&ram.ended)) {
+        error_setg(errp, "multifd: pages after the end of protection");
+        return false;
+    }
     if (!qatomic_read(&ram.logging)) {
         return true;
     }
@@ -279,32 +306,16 @@ void colo_ram_trim(void)
     colo_stage_trim(ram.stage);
 }
 
-static void copy_page(ColoCopy *c, uint64_t page, const void *from)
-{
-    size_t at = page << TARGET_PAGE_BITS;
-
-    memcpy(c->base + at, from, TARGET_PAGE_SIZE);
-    memcpy(c->rb->host + at, from, TARGET_PAGE_SIZE);
-}
-
-/* The SVM's page becomes the staged one, or what it was at the last commit. */
-static void commit_page(ColoCopy *c, unsigned block, uint64_t page)
-{
-    size_t at = page << TARGET_PAGE_BITS;
-
-    if (test_bit(page, colo_stage_map(ram.stage, block))) {
-        copy_page(c, page, colo_stage_page(ram.stage, block, page));
-    } else if (c->by_multifd && test_bit(page, c->by_multifd)) {
-        copy_page(c, page, c->multifd + at);
-    } else {
-        memcpy(c->rb->host + at, c->base + at, TARGET_PAGE_SIZE);
-    }
-}
-
 /* @changed: by the SVM; pages are added to it. */
 static void commit_block(ColoCopy *c, unsigned block, unsigned long *changed)
 {
     const unsigned long *staged = colo_stage_map(ram.stage, block);
+    ColoStageTarget target = {
+        .base = c->base,
+        .svm = c->rb->host,
+        .multifd = c->multifd,
+        .by_multifd = c->by_multifd,
+    };
 
     trace_colo_ram_commit(c->rb->idstr, bitmap_count_one(staged, c->npages),
                           bitmap_count_one(changed, c->npages));
@@ -312,11 +323,7 @@ static void commit_block(ColoCopy *c, unsigned block, unsigned long *changed)
     if (c->by_multifd) {
         bitmap_or(changed, changed, c->by_multifd, c->npages);
     }
-    for (uint64_t page = find_first_bit(changed, c->npages);
-         page < c->npages;
-         page = find_next_bit(changed, c->npages, page + 1)) {
-        commit_page(c, block, page);
-    }
+    colo_stage_commit(ram.stage, block, changed, &target);
     forget_multifd(c);
     bitmap_zero(changed, c->npages);
 }

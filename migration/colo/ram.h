@@ -17,13 +17,20 @@
 
 /*
  * Take the base of all RAMBlocks, whose layout in the checkpoints is @layout
- * (the primary's, already matched with ours; kept until colo_ram_destroy()),
+ * (the primary's, already matched with ours; kept until colo_ram_free()),
  * and start to log what the SVM dirties. BQL, VM stopped.
  */
 bool colo_ram_setup(const ColoRamList *layout, Error **errp);
 
-/* Give everything back; the SVM keeps the memory it runs on. BQL. */
-void colo_ram_destroy(void);
+/* No checkpoint comes any more: the SVM's writes are not logged. BQL. */
+void colo_ram_stop(void);
+
+/*
+ * Give everything back, after colo_ram_stop(); the SVM keeps the memory it runs
+ * on. That takes tens of ms for a big guest, so not under the BQL if there is
+ * a choice. Receiving thread.
+ */
+void colo_ram_free(void);
 
 /*
  * Where the data of the checked PAGES message @msg is to be received: fills

@@ -614,7 +614,7 @@ static void stop_parts(ColoSecondaryRun *r, bool *survivor)
         colo_proxy_stop_secondary(*survivor);
     }
     if (r->ram) {
-        colo_ram_destroy();
+        colo_ram_stop();
         r->ram = false;
     }
 }
@@ -693,6 +693,9 @@ static void *secondary_thread(void *opaque)
         aio_bh_schedule_oneshot(qemu_get_aio_context(), wake_coroutine, r->co);
     }
     bql_unlock();
+    if (!quit) {
+        colo_ram_free();
+    }
     rcu_unregister_thread();
     return NULL;
 }

@@ -160,6 +160,37 @@ const void *colo_stage_page(const ColoStage *s, unsigned block, uint64_t page)
            s->arena + b->slot[page] * s->page_size;
 }
 
+/* What is to be in @page from now on; NULL: what the base has */
+static const void *new_content(const ColoStage *s, unsigned block,
+                               uint64_t page, const ColoStageTarget *t)
+{
+    if (test_bit(page, s->blocks[block].staged)) {
+        return colo_stage_page(s, block, page);
+    }
+    if (t->by_multifd && test_bit(page, t->by_multifd)) {
+        return t->multifd + page * s->page_size;
+    }
+    return NULL;
+}
+
+void colo_stage_commit(const ColoStage *s, unsigned block,
+                       const unsigned long *changed,
+                       const ColoStageTarget *t)
+{
+    uint64_t npages = s->blocks[block].npages;
+
+    for (uint64_t page = find_first_bit(changed, npages); page < npages;
+         page = find_next_bit(changed, npages, page + 1)) {
+        const void *content = new_content(s, block, page, t);
+        size_t at = page * s->page_size;
+
+        if (content) {
+            memcpy(t->base + at, content, s->page_size);
+        }
+        memcpy(t->svm + at, content ?: t->base + at, s->page_size);
+    }
+}
+
 void colo_stage_clear(ColoStage *s)
 {
     for (unsigned i = 0; i < s->nblocks; i++) {

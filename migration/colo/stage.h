@@ -46,6 +46,23 @@ const unsigned long *colo_stage_map(const ColoStage *s, unsigned block);
 /* The content of a staged page, valid until colo_stage_clear(). */
 const void *colo_stage_page(const ColoStage *s, unsigned block, uint64_t page);
 
+/* What a commit of a block works on; all of it is the caller's. */
+typedef struct ColoStageTarget {
+    uint8_t *base;              /* the memory as of the last commit */
+    uint8_t *svm;               /* what the SVM runs on */
+    const uint8_t *multifd;     /* staged by other means, in place; or NULL */
+    const unsigned long *by_multifd;    /* pages of @multifd */
+} ColoStageTarget;
+
+/*
+ * For each page in @changed, which are those staged and those that the SVM has
+ * written: a staged page gets into base and SVM, any other is again what it
+ * was at the last commit. No data under way, the SVM stopped.
+ */
+void colo_stage_commit(const ColoStage *s, unsigned block,
+                       const unsigned long *changed,
+                       const ColoStageTarget *target);
+
 /* Forget what is staged. */
 void colo_stage_clear(ColoStage *s);
 

@@ -128,6 +128,42 @@ static void test_again(Fixture *f, gconstpointer unused)
     check(f);
 }
 
+/*
+ * Staged pages get into base and SVM, from wherever they are; others that the
+ * SVM has changed are restored; the rest is not touched.
+ */
+static void test_commit(Fixture *f, gconstpointer unused)
+{
+    g_autofree uint8_t *base = g_malloc(PAGES * PAGE);
+    g_autofree uint8_t *svm = g_malloc(PAGES * PAGE);
+    g_autofree uint8_t *multifd = g_malloc(PAGES * PAGE);
+    g_autofree unsigned long *by_multifd = bitmap_new(PAGES);
+    g_autofree unsigned long *changed = bitmap_new(PAGES);
+    ColoStageTarget target = { base, svm, multifd, by_multifd };
+    enum { DATA = 3, ZERO = 5, MULTIFD = 9, SVM_ONLY = 11 };    /* pages */
+
+    memset(base, 1, PAGES * PAGE);
+    memset(svm, 2, PAGES * PAGE);
+    memset(multifd, 4, PAGES * PAGE);
+    put(f, DATA, 1, 3);
+    put(f, ZERO, 1, 0);
+    set_bit(MULTIFD, by_multifd);
+    bitmap_or(changed, colo_stage_map(f->stage, 1), by_multifd, PAGES);
+    set_bit(SVM_ONLY, changed);
+    colo_stage_commit(f->stage, 1, changed, &target);
+    for (unsigned page = 0; page < PAGES; page++) {
+        uint8_t in_base = page == DATA ? 3 : page == ZERO ? 0 :
+                          page == MULTIFD ? 4 : 1;
+        uint8_t in_svm = page == SVM_ONLY ? 1 :
+                         in_base == 1 ? 2 : in_base;
+
+        for (unsigned i = 0; i < PAGE; i++) {
+            g_assert_cmpint(base[page * PAGE + i], ==, in_base);
+            g_assert_cmpint(svm[page * PAGE + i], ==, in_svm);
+        }
+    }
+}
+
 /* Bytes of a mapping that are in memory */
 static size_t resident(const void *start, size_t size)
 {
@@ -170,6 +206,8 @@ int main(int argc, char **argv)
     g_test_add("/colo/stage/one-piece", Fixture, NULL, set_up, test_one_piece,
                tear_down);
     g_test_add("/colo/stage/again", Fixture, NULL, set_up, test_again,
+               tear_down);
+    g_test_add("/colo/stage/commit", Fixture, NULL, set_up, test_commit,
                tear_down);
     g_test_add_func("/colo/stage/trim", test_trim);
     return g_test_run();
