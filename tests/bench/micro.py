@@ -1,4 +1,5 @@
-# What a packet costs the proxy, and a request the replication driver
+# What a packet costs the proxy, a page the engine, and a request the
+# replication driver
 #
 # Programs of QEMU's build that call our functions, without a QEMU around them.
 # The driver is measured next to the bare disk, as "plain", and QEMU's own.
@@ -22,6 +23,9 @@ ANY, ONE = CONNECTIONS, CONNECTIONS[:1]
 PROXY = {'decode': ONE, 'parse': ONE, 'lookup': ANY, 'compare': ANY,
          'compare-burst': ANY, 'compare-ahead': ANY, 'rewrite-out': ANY,
          'rewrite-in': ANY, 'repair': ANY}
+# What the engine does to the pages of a checkpoint, in runs of so many
+RAM = ('memcpy', 'zero', 'crc', 'stage', 'commit')
+RUNS = (1, 16)
 # Its disk, the driver's role, requests; a primary reads from its local disk
 REPLICATION = (('null', 'primary', 'write'), ('file', 'primary', 'write'),
                ('file', 'secondary', 'write'), ('file', 'secondary', 'read'),
@@ -78,10 +82,23 @@ def replication_tasks(top, peer):
                                      role=role, operation=operation))
 
 
+def memory(_, top, peer, name, pages):
+    return run(top, peer, 'bench-colo-ram', name, pages)
+
+
+def ram_tasks(top, peer):
+    for name in RAM:
+        for pages in RUNS:
+            yield Task('micro', f'ram-{name}-runs-of-{pages}',
+                       functools.partial(memory, top=top, peer=peer,
+                                         name=name, pages=pages))
+
+
 def tasks(top):
     def tasks_of(peer, quick, mem):
         if peer.name == 'ours':
             yield from proxy_tasks(top, peer)
+            yield from ram_tasks(top, peer)
         if peer.name in REPLICATED:
             yield from replication_tasks(top, peer)
     return tasks_of

@@ -4,22 +4,23 @@
 # working set of W MiB leaves U = W (1 - exp(-D T / W)) MiB dirty.
 #
 # Pause: a checkpoint stops the PVM for P = P0 + U / R + rtt. P0 is that of an
-# idle guest, R the rate at which dirty pages get into the secondary's memory, at
-# most the link's bandwidth.
+# idle guest, R the rate at which dirty pages get into the secondary's memory,
+# at most the link's bandwidth.
 #
 # Latency: output that is equal on both sides leaves after L0 + rtt, L0 being
-# what a request takes on this machine. One that differs waits for a checkpoint,
-# which finds what was dirtied since the last one: L0 + rtt + P. With a part q of
-# replies that differ the mean is L0 + rtt + q P, to which each client adds the
-# P^2 / 2 (T + P) that the checkpoints of the period cost it on average. Output
-# that is held until the next checkpoint, in periodic mode, waits for T / 2 + P.
+# what a request takes on this machine. One that differs waits for a
+# checkpoint, which finds what was dirtied since the last one: L0 + rtt + P.
+# With a part q of replies that differ the mean is L0 + rtt + q P, to which
+# each client adds the P^2 / 2 (T + P) that the checkpoints of the period cost
+# it on average. Output that is held until the next checkpoint, in periodic
+# mode, waits for T / 2 + P.
 #
 # Memory: the secondary holds what the guest has touched twice, and up to K MiB
 # of staged pages: S = 2 (M - Q) + Q + min(U, K), M being what a plain VM with
 # this guest holds and Q what QEMU needs for itself.
 #
-# P0, R, L0 and Q are a machine's. They are taken from few of a run's points; the
-# others show what the model is worth. Here rtt is that of loopback, 0.
+# P0, R, L0 and Q are a machine's. They are taken from few of a run's points;
+# the others show what the model is worth. Here rtt is that of loopback, 0.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 

@@ -15,7 +15,8 @@ from colo.util import wait_for
 
 from load import Load, checked
 from peers import check_protected, sides
-from probes import bytes_sent, memory, number, order, pauses_ms
+from probes import (bytes_sent, engine, memory, number, order, pauses_ms,
+                    phases_ms)
 from tasks import Task
 
 FLAT_OUT = 100000           # MiB a second, more than any vCPU writes
@@ -55,12 +56,13 @@ def wait_pauses(pair, marks, count):
 def periodic(pair, count):
     """Metrics of @count checkpoints at least"""
     marks = {side: vm.qmp.mark() for side, vm in sides(pair).items()}
-    before = bytes_sent()
+    before, stats = bytes_sent(), engine(pair)
     wait_pauses(pair, marks, count)
     result = {f'{side}_pause_ms': statistics.median(pauses(pair, marks, side))
               for side in marks}
     result['bytes_per_epoch'] = (bytes_sent() - before) / len(
         pauses(pair, marks, 'primary'))
+    result.update(phases_ms(stats, engine(pair)))
     return result
 
 
@@ -104,5 +106,5 @@ def tasks(peer, quick, mem):
     for name in names:
         rate, run = WORKLOADS[name]
         yield Task('pause', name, functools.partial(
-            measure, rate=rate, run=run, count=1 if quick else 4,
+            measure, rate=rate, run=run, count=1 if quick else 2,
             seconds=1 if quick else REQUESTED_SECONDS))

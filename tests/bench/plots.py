@@ -142,7 +142,7 @@ def absolute(results):
 
 def memory(results, axes):
     names = [(f'{side}, {workload}', ('memory', workload, f'{side}_pss_mib'))
-             for workload in ('idle', 'dirty-128')
+             for workload in ('idle', 'dirty-64')
              for side in ('primary', 'secondary')]
     bars(axes, results, names, absolute(results))
     axes.set_ylabel('memory of QEMU (PSS), MiB')

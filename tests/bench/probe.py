@@ -2,7 +2,7 @@
 #
 # usage: probe.py IP PORT, until the end of standard input
 #
-# Every 10 ms a new connection is tried and a byte sent, to be echoed, whether
+# Every 20 ms a new connection is tried and a byte sent, to be echoed, whether
 # others have answered or not. Prints the times of the answers (as of
 # time.monotonic()), as a JSON list.
 #
@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 
-INTERVAL = 0.01             # seconds
+INTERVAL = 0.02             # seconds
 MOST = 900                  # at once
 
 

@@ -64,6 +64,36 @@ def bytes_sent():
     return sum(int(n) for n in re.findall(r'\bbytes_sent:(\d+)', text))
 
 
+def engine(pair):
+    """What the checkpoints did so far, as far as QEMU tells it"""
+    return pair.stats() if pair.secondary else {}
+
+
+def phases_ms(before, after):
+    """What a checkpoint's time went to, on average between two of engine()"""
+    if 'phases-total' not in before:
+        return {}
+    count = max(1, after['epoch'] - before['epoch'])
+    return {f'phase_{name}_ms': (us - before['phases-total'][name]) / 1000 /
+            count for name, us in after['phases-total'].items()}
+
+
+def by_reason(before, after, seconds):
+    """Checkpoints a second for each reason, and MiB that each sent"""
+    def counts(stats):
+        return {c['reason']: (c['count'], c.get('bytes', 0))
+                for c in stats.get('checkpoints', ())}
+    result, old = {}, counts(before)
+    for reason, (count, sent) in counts(after).items():
+        count_before, sent_before = old.get(reason, (0, 0))
+        if count > count_before:
+            more = count - count_before
+            result[f'{reason}_checkpoints_per_s'] = more / seconds
+            result[f'{reason}_checkpoint_mib'] = (sent - sent_before) / more \
+                / 2**20
+    return result
+
+
 def order(pair, line, seconds=60):
     """A command of the guest's that answers ok."""
     answer = pair.primary.console.command(line, seconds)

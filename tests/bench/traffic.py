@@ -8,7 +8,7 @@ import time
 from load import Load, checked
 from pause import working_set
 from peers import check_protected
-from probes import cpu_by_side, number, order
+from probes import by_reason, cpu_by_side, engine, number, order
 from tasks import Task
 
 MIB = 1 << 20
@@ -45,6 +45,7 @@ def request_metrics(seen):
 def with_costs(pair, work):
     """Metrics of @work(), with what each of its units took."""
     checkpoints = pair.committed() if pair.secondary else 0
+    stats = engine(pair)
     before, start = cpu_by_side(pair), time.monotonic()
     result = work()
     seconds = time.monotonic() - start
@@ -56,6 +57,7 @@ def with_costs(pair, work):
     if pair.secondary:
         result['checkpoints_per_s'] = (pair.committed() -
                                        checkpoints) / seconds
+        result.update(by_reason(stats, engine(pair), seconds))
     return result
 
 
