@@ -8,9 +8,10 @@
  * load download IP PORT SECONDS MIB    transfers of that size, on one
  * load upload IP PORT SECONDS MIB      the same; what was taken counts
  *
- * With a RATE, requests a second, latency counts from when a request was due:
- * one that waits for those before it has waited. Ends after SECONDS, but for
- * a request under way, which may take LIMIT_S; prints one JSON object.
+ * With a RATE, requests a second, each at a random instant of its share of
+ * time, latency counts from when a request was due: one that waits for those
+ * before it has waited. Ends after SECONDS, but for a request under way, which
+ * may take LIMIT_S; prints one JSON object.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -218,7 +219,7 @@ static bool request_alone(bool (*request)(int fd))
 /* Wait until request @number is due. Returns when it is, or was, due. */
 static uint64_t due(uint64_t start, uint64_t number, double rate)
 {
-    uint64_t when = start + number * NS / rate, now = now_ns();
+    uint64_t when = start + (number + drand48()) * NS / rate, now = now_ns();
 
     if (now < when) {
         struct timespec ts = { (when - now) / NS, (when - now) % NS };
@@ -393,6 +394,7 @@ int main(int argc, char **argv)
     server.sin_family = AF_INET;
     server.sin_port = htons(atoi(argv[3]));
     start = now_ns();
+    srand48(start);
     end_ns = start + atof(argv[4]) * NS;
     run(argv[1], argc > 5 ? atof(argv[5]) : 0);
     print_result((now_ns() - start) / 1e9);

@@ -9,18 +9,19 @@
 #
 # Latency: output that is equal on both sides leaves after L0 + rtt, L0 being
 # what a request takes on this machine. One that differs waits for a
-# checkpoint, which finds what was dirtied since the last one: L0 + rtt + P.
-# With a part q of replies that differ the mean is L0 + rtt + q P, to which
-# each client adds the P^2 / 2 (T + P) that the checkpoints of the period cost
-# it on average. Output that is held until the next checkpoint, in periodic
-# mode, waits for T / 2 + P.
+# checkpoint, which finds what was dirtied since the last one: L1 + U(t) / R +
+# rtt, L1 being what it takes of an idle guest. With a part q of replies that
+# differ the mean is in between, to which each client adds the P^2 / 2 (T + P)
+# that the checkpoints of the period cost it on average. Output that is held
+# until the next checkpoint, in periodic mode, waits for T / 2 + P.
 #
-# Memory: the secondary holds what the guest has touched twice, and up to K MiB
-# of staged pages: S = 2 (M - Q) + Q + min(U, K), M being what a plain VM with
-# this guest holds and Q what QEMU needs for itself.
+# Memory: the secondary holds what the guest has touched twice: S = 2 M - Q, M
+# being what a plain VM with this guest holds. Q is what QEMU needs for itself
+# less the pages that stay staged, at most 64 MiB.
 #
-# P0, R, L0 and Q are a machine's. They are taken from few of a run's points;
-# the others show what the model is worth. Here rtt is that of loopback, 0.
+# P0, R, L0, L1 and Q are a machine's. They are taken from few of a run's
+# points; the others show what the model is worth. Here rtt is that of
+# loopback, 0.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
@@ -33,7 +34,6 @@ from render import Heading, Table, Text
 
 MEM = 512                   # MiB
 IDLE, LOADED = 'idle', 'dirty-64'
-STAGE_MIB = 64              # COLO_STAGE_KEEP
 MODELLED = ('ours', 'ours-periodic')
 
 
@@ -72,16 +72,14 @@ class Model:
         if not self.peer.proxy:
             return 500 * self.period + self.pause_ms(workload, self.period)
         since = min(self.period, 1 / REQUESTS_PER_S)
-        alone = self.median(workload, 'held_ms', peer='plain')
-        return alone + self.pause_ms(workload, since)
+        return self.median(IDLE, 'held_ms') + \
+            1000 * self.dirty(workload, since) / self.rate
 
     def secondary_mib(self, workload):
         alone = self.median(workload, 'primary_pss_mib', 'memory', 'plain')
         idle = self.median(IDLE, 'secondary_pss_mib', 'memory')
         base = self.median(IDLE, 'primary_pss_mib', 'memory', 'plain')
-        own = 2 * base - idle
-        staged = min(STAGE_MIB, self.dirty(workload, self.period))
-        return 2 * alone - own + staged
+        return 2 * alone - (2 * base - idle)
 
     def rows(self):
         """Cells: the workload; pause, latency, memory, predicted and seen"""
@@ -102,8 +100,8 @@ class Model:
 
 def report(book):
     """Blocks: the model beside what was measured"""
-    yield Text('P0 and R are taken from the workloads idle and dirty-64, Q '
-               'from idle; everything else is predicted. Pause and held output '
+    yield Text('P0 and R are taken from the workloads idle and dirty-64, L1 '
+               'and Q from idle; everything else is predicted. Pause and held output '
                'in ms, memory of the secondary in MiB.')
     for name in MODELLED:
         model = Model(book, PEERS[name])

@@ -29,7 +29,7 @@ QUICK = ('idle', 'dirty-64')
 OTHER_SIZES = ('idle', 'dirty-64')
 PLAIN_SECONDS = 1
 REQUESTED_SECONDS = 2
-REQUESTS_PER_S = 3
+REQUESTS_PER_S = 5
 
 
 def working_set(mem):
