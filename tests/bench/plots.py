@@ -159,6 +159,14 @@ PLOTS = {'pause': pause, 'latency': latency, 'throughput': throughput,
          'memory': memory, 'failover': failover}
 
 
+def strip_lines(path):
+    """No blanks at the ends of lines: these plots are kept in docs."""
+    with open(path, encoding='utf-8') as f:
+        lines = [line.rstrip() for line in f]
+    with open(path, 'w', encoding='utf-8') as f:
+        f.write('\n'.join(lines) + '\n')
+
+
 def draw(path, folder):
     results = Results(path)
     os.makedirs(folder, exist_ok=True)
@@ -172,6 +180,7 @@ def draw(path, folder):
         for kind in 'svg', 'png':
             figure.savefig(os.path.join(folder, f'{name}.{kind}'), dpi=150,
                            metadata={'Date': None} if kind == 'svg' else None)
+        strip_lines(os.path.join(folder, f'{name}.svg'))
         pyplot.close(figure)
 
 
