@@ -130,6 +130,7 @@ static void takeover_timeout(void *opaque)
         link = colo_engine.link;
     }
     if (link) {
+        trace_colo_takeover_timeout(COLO_TAKEOVER_MS);
         colo_link_shutdown(link);
     }
 }

@@ -139,6 +139,15 @@ bool colo_link_skip_data(ColoLink *link, size_t len, Error **errp)
     return true;
 }
 
+void colo_link_drain(ColoLink *link)
+{
+    g_autofree uint8_t *buf = g_malloc(SEND_STEP);
+
+    while (qio_channel_read(link->ioc, (char *)buf, SEND_STEP, NULL) > 0) {
+        continue;
+    }
+}
+
 bool colo_link_recv_header(ColoLink *link, ColoHeader *h, Error **errp)
 {
     uint8_t buf[COLO_HEADER_SIZE];

@@ -54,6 +54,12 @@ bool colo_link_recv_data(ColoLink *link, struct iovec *iov, size_t niov,
 /* Receive and throw away @len bytes. */
 bool colo_link_skip_data(ColoLink *link, size_t len, Error **errp);
 
+/*
+ * Throw away what comes, of a stream that can't be followed any more, until
+ * the peer closes it or it is shut down. Only the receiving thread.
+ */
+void colo_link_drain(ColoLink *link);
+
 /* Note that the peer is alive for a reason the link does not see. */
 void colo_link_touch(ColoLink *link);
 

@@ -119,6 +119,13 @@ static bool receive_one(ColoPrimaryRun *r)
     return ok;
 }
 
+static void peer_lost(ColoPrimaryRun *r)
+{
+    QEMU_LOCK_GUARD(&e->lock);
+    colo_primary_peer_lost(&r->machine);
+    state_changed(r);
+}
+
 static void *receiver_thread(void *opaque)
 {
     ColoPrimaryRun *r = opaque;
@@ -127,6 +134,9 @@ static void *receiver_thread(void *opaque)
     while (receive_one(r)) {
         continue;
     }
+    /* A peer that can't be followed may live; one that dies closes the link */
+    colo_link_drain(&r->link);
+    peer_lost(r);
     rcu_unregister_thread();
     return NULL;
 }

@@ -549,26 +549,33 @@ static bool receive_one(ColoSecondaryRun *r)
 }
 
 /*
- * Wait until somebody has decided. A peer whose stream we could not follow is
- * told of a takeover, but can no longer be heard: it gets some time to stop.
+ * The peer's stream can't be followed, and yet it may live, and be told of a
+ * takeover. One that is dead has closed the connection, perhaps in the middle
+ * of a message; with one that is not, the engine's timer does it.
  */
+static void wait_link_end(ColoSecondaryRun *r)
+{
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (e->quit || !r->machine.link ||
+            (r->machine.state != COLO_S_LOST &&
+             r->machine.state != COLO_S_TAKING_OVER)) {
+            return;
+        }
+    }
+    colo_link_drain(&r->link);
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        colo_secondary_peer_lost(&r->machine);
+        state_changed(r);
+    }
+}
+
+/* Wait until somebody has decided. */
 static void wait_lost(ColoSecondaryRun *r)
 {
-    int64_t until;
-
+    wait_link_end(r);
     QEMU_LOCK_GUARD(&e->lock);
     while (!e->quit && r->machine.state == COLO_S_LOST) {
         qemu_cond_wait(&e->cond, &e->lock);
-    }
-    until = g_get_monotonic_time() / 1000 + COLO_TAKEOVER_MS;
-    while (!e->quit && r->machine.state == COLO_S_TAKING_OVER) {
-        int64_t left = until - g_get_monotonic_time() / 1000;
-
-        if (left <= 0) {
-            colo_secondary_peer_lost(&r->machine);
-        } else {
-            qemu_cond_timedwait(&e->cond, &e->lock, left);
-        }
     }
 }
 

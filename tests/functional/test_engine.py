@@ -10,11 +10,13 @@ from colo.engine import (check_alive, check_memory, clock_distance, last_tick,
                          load_stat, start_load)
 from colo.pair import Pair, engine_only
 from colo.qmp import QMPError
+from colo.relay import Fault, Relay
 from colo.tls import Credentials, TLSRelay
 from colo.util import expect, wait_for
 
 suite = tap.Suite()
 MIB = 32
+HEADER_SIZE = 32            # bytes, of a message of the checkpoint protocol
 
 
 def protected(env, rate=40, kind='random', **changes):
@@ -62,6 +64,32 @@ def failover(env, side, inside, again=False, **changes):
         lose_primary(pair, False)
         check_alive(pair.primary, floor)
         check_memory(pair.primary, MIB)
+
+
+def cut_inside_message(env, side, offset):
+    """A link that ends within a message has ended: nobody waits for it."""
+    relay = Relay(('0.0.0.0', 19998), ('127.0.0.1', 9998))
+    env.callback(relay.close)
+    pair = protected(env, ports={9998: 19998})
+    pair.wait_checkpoints(2)
+    floor = last_tick(pair.primary)
+    survivor = pair.secondary if side == 'primary' else pair.primary
+    survivor.qmp.cmd('trace-event-set-state',
+                     {'name': 'colo_takeover_timeout', 'enable': True})
+    relay.arm(Fault('cut', side == 'primary', offset))
+    survivor.qmp.wait_event('COLO_EXIT', 30, pair.mark[survivor])
+    if side == 'primary':
+        pair.kill_primary()
+        pair.secondary_failover()
+    else:
+        pair.kill_secondary()
+        pair.primary_failover()
+    check_alive(survivor, floor)
+    with open(survivor.stderr_path, encoding='utf-8') as f:
+        said = f.read()
+    expect('COLO: protection is lost' in said and
+           'colo_takeover_timeout' not in said,
+           'no waiting for a peer that is gone', said)
 
 
 def rounds(env):
@@ -308,6 +336,9 @@ FAILOVERS = (
 for name, side, inside, again, changes in FAILOVERS:
     suite.add('failover/' + name, 80, failover, side, inside, again,
               **changes)
+suite.add('cut/in-pages', 60, cut_inside_message, 'primary', 100000)
+suite.add('cut/in-committed', 60, cut_inside_message, 'secondary',
+          HEADER_SIZE + 1)
 suite.add('rounds', 100, rounds)
 suite.add('rate/idle', 50, dirty_rate, 0)
 suite.add('rate/words', 60, dirty_rate, 200, 'word')

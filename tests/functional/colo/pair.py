@@ -454,6 +454,9 @@ class Pair:
         event = vm.qmp.wait_event('COLO_EXIT', 30, mark)
         expect(event['data']['mode'] == mode, f'COLO_EXIT of mode {mode}',
                event['data'])
+        # which may have come when the peer was lost, before the failover
+        wait_for(lambda: self.status(vm)['mode'] == 'none', 30,
+                 lambda: f'COLO of {vm.name} to end; seen {self.status(vm)}')
         wait_for(lambda: vm.qmp.cmd('query-status')['status'] == 'running',
                  30, lambda: f'{vm.name} runs; seen '
                  f'{vm.qmp.cmd("query-status")}')
