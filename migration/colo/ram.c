@@ -44,19 +44,6 @@ static struct {
     Stat64 zero_pages;
 } ram;
 
-static void *map_sparse(size_t size)
-{
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    if (p == MAP_FAILED) {
-        return NULL;
-    }
-    qemu_madvise(p, size, QEMU_MADV_DONTDUMP);
-    qemu_madvise(p, size, QEMU_MADV_DONTFORK);
-    return p;
-}
-
 /* Copy @rb to its base; pages that are zero stay unpopulated there. */
 static void take_base(ColoCopy *c)
 {
@@ -88,12 +75,12 @@ static bool copy_setup(ColoCopy *c, const ColoRamBlock *block, Error **errp)
     c->rb = rb;
     c->size = ROUND_UP(rb->used_length, qemu_real_host_page_size());
     c->npages = rb->used_length >> TARGET_PAGE_BITS;
-    c->base = map_sparse(c->size);
+    c->base = colo_map_sparse(c->size);
     if (!c->base) {
         return no_memory(c, errp);
     }
     if (migrate_multifd()) {
-        c->multifd = map_sparse(c->size);
+        c->multifd = colo_map_sparse(c->size);
         if (!c->multifd) {
             return no_memory(c, errp);
         }
@@ -317,8 +304,11 @@ static void commit_block(ColoCopy *c, unsigned block, unsigned long *changed)
         .by_multifd = c->by_multifd,
     };
 
-    trace_colo_ram_commit(c->rb->idstr, bitmap_count_one(staged, c->npages),
-                          bitmap_count_one(changed, c->npages));
+    if (trace_event_get_state_backends(TRACE_COLO_RAM_COMMIT)) {
+        trace_colo_ram_commit(c->rb->idstr,
+                              bitmap_count_one(staged, c->npages),
+                              bitmap_count_one(changed, c->npages));
+    }
     bitmap_or(changed, changed, staged, c->npages);
     if (c->by_multifd) {
         bitmap_or(changed, changed, c->by_multifd, c->npages);

@@ -41,7 +41,7 @@ static uint64_t all_pages(const ColoRamList *ram)
     return pages;
 }
 
-static void *map_arena(size_t size)
+void *colo_map_sparse(size_t size)
 {
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -65,7 +65,7 @@ ColoStage *colo_stage_new(const ColoRamList *ram, Error **errp)
                    "checkpoints can have", s->capacity);
         return NULL;
     }
-    s->arena = map_arena(s->capacity * s->page_size);
+    s->arena = colo_map_sparse(s->capacity * s->page_size);
     if (!s->arena) {
         error_setg_errno(errp, errno, "no address space for checkpoints of "
                          "%" PRIu64 " pages", s->capacity);

@@ -17,6 +17,13 @@
 /* Bytes of the arena that stay populated between checkpoints */
 #define COLO_STAGE_KEEP (64u << 20)
 
+/*
+ * Zeroed memory of @size bytes, populated as it is written, in no core dump
+ * and in no child. To be given back with munmap(). NULL and errno if the
+ * address space has no room.
+ */
+void *colo_map_sparse(size_t size);
+
 typedef struct ColoStage ColoStage;
 
 /*
