@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REPO = os.path.dirname(os.path.dirname(HERE))
@@ -32,6 +33,7 @@ import table  # noqa: E402
 from peers import PEERS  # noqa: E402
 
 AT_ONCE = os.cpu_count()    # guests that boot side by side
+ANSWER_LIMIT = 900          # seconds; every wait of a task has its own
 
 
 def parse():
@@ -93,9 +95,13 @@ class Worker:
             pass            # answer() tells
 
     def answer(self):
+        limit = threading.Timer(ANSWER_LIMIT, self.proc.kill)
+        limit.start()
         line = self.proc.stdout.readline()
+        limit.cancel()
         return json.loads(line) if line else \
-            {'failure': 'the worker ended, its messages are above'}
+            {'failure': 'the worker ended, its messages are above, or did '
+             f'not answer within {ANSWER_LIMIT} s'}
 
     def close(self):
         self.proc.stdin.close()

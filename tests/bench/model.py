@@ -101,8 +101,8 @@ class Model:
 def report(book):
     """Blocks: the model beside what was measured"""
     yield Text('P0 and R are taken from the workloads idle and dirty-64, L1 '
-               'and Q from idle; everything else is predicted. Pause and held output '
-               'in ms, memory of the secondary in MiB.')
+               'and Q from idle; everything else is predicted. Pause and held '
+               'output in ms, memory of the secondary in MiB.')
     for name in MODELLED:
         model = Model(book, PEERS[name])
         if not model.known:
