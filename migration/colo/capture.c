@@ -126,7 +126,7 @@ static bool batch_send(ColoCapture *c, Batch *b, Error **errp)
         return true;
     }
     msg->h.data_len = b->pages << TARGET_PAGE_BITS;
-    if (c->page_crc && b->pages) {
+    if (c->page_crc) {
         msg->h.flags = COLO_MSG_F_DATA_CRC;
         for (size_t i = 0; i < b->niov; i++) {
             msg->pages.data_crc = colo_crc(msg->pages.data_crc,

@@ -6,8 +6,8 @@
 import signal
 
 from colo import tap
-from colo.engine import (check_alive, check_memory, clock_distance, last_tick,
-                         load_stat, start_load)
+from colo.engine import (PAGES_PER_MIB, check_alive, check_memory,
+                         clock_distance, last_tick, load_stat, start_load)
 from colo.pair import Pair, engine_only
 from colo.qmp import QMPError
 from colo.relay import Fault, Relay
@@ -115,6 +115,22 @@ def dirty_rate(env, rate, kind='random', bandwidth=0, **changes):
     check_alive(pair.primary, floor)
     if rate:
         check_memory(pair.primary, MIB)
+
+
+def zero_pages(env):
+    """Pages that become zero, alone, so that a message has no others."""
+    pair = protected(env, 80, 'zero')
+    for _ in range(4):
+        before = load_stat(pair.primary)[0]
+        wait_for(lambda: load_stat(pair.primary)[0] >
+                 before + MIB * PAGES_PER_MIB // 2, 20, 'a pass')
+        pair.wait_checkpoints(1)
+    expect(pair.stats()['zero-pages'] > MIB * PAGES_PER_MIB, 'pages that were '
+           'sent as zero again', pair.stats())
+    floor = last_tick(pair.primary)
+    lose_primary(pair, False)
+    check_alive(pair.primary, floor)
+    check_memory(pair.primary, MIB)
 
 
 def on_demand(env):
@@ -342,6 +358,7 @@ suite.add('cut/in-committed', 60, cut_inside_message, 'secondary',
 suite.add('rounds', 100, rounds)
 suite.add('rate/idle', 50, dirty_rate, 0)
 suite.add('rate/words', 60, dirty_rate, 200, 'word')
+suite.add('rate/zero', 80, zero_pages)
 suite.add('rate/full', 60, dirty_rate, 120)
 suite.add('rate/full-smp2-multifd', 60, dirty_rate, 120, smp=2, multifd=2)
 suite.add('rate/more-than-the-link', 120, dirty_rate, 400,

@@ -17,13 +17,18 @@
 
 enum { PAGE = 4096, WORDS = PAGE / 8, STEP_MS = 10 };
 
-typedef enum Kind { KIND_RANDOM, KIND_TEXT, KIND_WORD } Kind;
+/*
+ * KIND_ZERO: every other page, of which each second pass makes zero pages that
+ * have no neighbours.
+ */
+typedef enum Kind { KIND_RANDOM, KIND_TEXT, KIND_WORD, KIND_ZERO } Kind;
 
 static struct {
     pthread_mutex_t lock;
     bool running;
     uint64_t *mem;
-    size_t npages;
+    size_t npages;              /* that are written */
+    size_t stride;              /* from one of them to the next */
     size_t next;
     unsigned rate;
     Kind kind;
@@ -51,6 +56,11 @@ static size_t words_of(Kind kind)
     return kind == KIND_WORD ? 2 : WORDS;
 }
 
+static bool is_zero(Kind kind, uint64_t pass)
+{
+    return kind == KIND_ZERO && pass % 2 == 0;
+}
+
 static bool page_good(Kind kind, size_t page, const uint64_t *p)
 {
     if (p[0] == 0) {
@@ -67,19 +77,24 @@ static bool page_good(Kind kind, size_t page, const uint64_t *p)
 static void write_next(void)
 {
     size_t page = load.next;
-    uint64_t *p = load.mem + page * WORDS;
+    uint64_t *p = load.mem + page * load.stride * WORDS;
     uint64_t pass = load.written / load.npages;
 
-    if (p[0] != pass || !page_good(load.kind, page, p)) {
+    if (p[0] != (is_zero(load.kind, pass) ? 0 : pass) ||
+        !page_good(load.kind, page, p)) {
         if (!load.bad++) {
             printf("BAD page %zu: pass %llu, expected %llu\n", page,
                    (unsigned long long)p[0], (unsigned long long)pass);
         }
     }
-    for (size_t i = 1; i < words_of(load.kind); i++) {
-        p[i] = word_of(load.kind, page, pass + 1, i);
+    if (is_zero(load.kind, pass + 1)) {
+        memset(p, 0, PAGE);
+    } else {
+        for (size_t i = 1; i < words_of(load.kind); i++) {
+            p[i] = word_of(load.kind, page, pass + 1, i);
+        }
+        p[0] = pass + 1;
     }
-    p[0] = pass + 1;
     load.written++;
     load.next = (page + 1) % load.npages;
 }
@@ -119,16 +134,21 @@ static const char *load_start(unsigned mib, const char *kind)
         load.kind = KIND_TEXT;
     } else if (!strcmp(kind, "word")) {
         load.kind = KIND_WORD;
+    } else if (!strcmp(kind, "zero")) {
+        load.kind = KIND_ZERO;
     } else {
-        return "kind is random, text or word";
+        return "kind is random, text, word or zero";
     }
     mem = mmap(NULL, (size_t)mib << 20, PROT_READ | PROT_WRITE,
-               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+               MAP_PRIVATE | MAP_ANONYMOUS |
+               /* so that pages that are neighbours here are in RAM, too */
+               (load.kind == KIND_ZERO ? MAP_POPULATE : 0), -1, 0);
     if (!mib || mem == MAP_FAILED) {
         return "no memory";
     }
     load.mem = mem;
-    load.npages = ((size_t)mib << 20) / PAGE;
+    load.stride = load.kind == KIND_ZERO ? 2 : 1;
+    load.npages = ((size_t)mib << 20) / PAGE / load.stride;
     load.running = true;
     spawn(load_thread, NULL);
     return NULL;
