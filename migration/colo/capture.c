@@ -65,12 +65,12 @@ void colo_capture_start(void)
     }
 }
 
-uint64_t colo_capture_sync(void)
+uint64_t colo_capture_sync(bool stopped)
 {
     uint64_t dirty = 0;
     RAMBlock *rb;
 
-    memory_global_dirty_log_sync(true);
+    memory_global_dirty_log_sync(stopped);
     RCU_READ_LOCK_GUARD();
     RAMBLOCK_FOREACH_MIGRATABLE(rb) {
         cpu_physical_memory_sync_dirty_bitmap(rb, 0, rb->used_length);
@@ -86,7 +86,34 @@ typedef struct Batch {
     struct iovec *iov;
     size_t niov;
     uint64_t pages;         /* with data */
+    uint8_t *copy;          /* room for their data, if the VM runs */
 } Batch;
+
+/*
+ * What a running VM writes between the checksum and the sending would make
+ * the one wrong.
+ */
+static void *batch_data(Batch *b, RAMBlock *rb, uint64_t page)
+{
+    void *data = rb->host + (page << TARGET_PAGE_BITS);
+
+    return b->copy ? memcpy(b->copy + (b->pages << TARGET_PAGE_BITS), data,
+                            TARGET_PAGE_SIZE) : data;
+}
+
+static void batch_add_data(Batch *b, uint8_t *data)
+{
+    struct iovec *last = b->niov ? &b->iov[b->niov - 1] : NULL;
+
+    b->pages++;
+    if (last && (uint8_t *)last->iov_base + last->iov_len == data) {
+        last->iov_len += TARGET_PAGE_SIZE;
+    } else {
+        b->iov[b->niov].iov_base = data;
+        b->iov[b->niov].iov_len = TARGET_PAGE_SIZE;
+        b->niov++;
+    }
+}
 
 static void batch_add(Batch *b, RAMBlock *rb, uint64_t page, bool zero)
 {
@@ -104,17 +131,14 @@ static void batch_add(Batch *b, RAMBlock *rb, uint64_t page, bool zero)
 
         g_array_append_val(runs, run);
     }
-    if (zero) {
-        return;
+    if (!zero) {
+        batch_add_data(b, batch_data(b, rb, page));
     }
-    b->pages++;
-    if (extends) {
-        b->iov[b->niov - 1].iov_len += TARGET_PAGE_SIZE;
-    } else {
-        b->iov[b->niov].iov_base = rb->host + (page << TARGET_PAGE_BITS);
-        b->iov[b->niov].iov_len = TARGET_PAGE_SIZE;
-        b->niov++;
-    }
+}
+
+static bool batch_full(const Batch *b)
+{
+    return b->pages == BATCH_PAGES || b->msg.pages.runs->len == BATCH_PAGES;
 }
 
 static bool batch_send(ColoCapture *c, Batch *b, Error **errp)
@@ -172,9 +196,7 @@ static bool send_block(ColoCapture *c, RAMBlock *rb, Batch *b,
             continue;
         }
         batch_add(b, rb, page, zero);
-        if ((b->pages == BATCH_PAGES ||
-             b->msg.pages.runs->len == BATCH_PAGES) &&
-            !batch_send(c, b, errp)) {
+        if (batch_full(b) && !batch_send(c, b, errp)) {
             return false;
         }
     }
@@ -232,5 +254,114 @@ bool colo_capture_send(ColoCapture *c, uint64_t epoch, Error **errp)
     if (ok && migrate_multifd()) {
         ok = send_sync(c, epoch, queued, zero, errp);
     }
+    return ok;
+}
+
+struct ColoAhead {
+    unsigned long **sent;   /* by the block's place in the list */
+    uint64_t *npages;
+    unsigned n;
+    uint8_t *copy;          /* BATCH_PAGES pages */
+};
+
+ColoAhead *colo_ahead_new(const ColoRamList *ram)
+{
+    ColoAhead *a = g_new0(ColoAhead, 1);
+
+    a->n = colo_ramlist_size(ram);
+    a->sent = g_new(unsigned long *, a->n);
+    a->npages = g_new(uint64_t, a->n);
+    for (unsigned i = 0; i < a->n; i++) {
+        a->npages[i] = colo_ramlist_pages(ram, i);
+        a->sent[i] = bitmap_new(a->npages[i]);
+    }
+    a->copy = g_malloc(BATCH_PAGES * TARGET_PAGE_SIZE);
+    return a;
+}
+
+void colo_ahead_free(ColoAhead *a)
+{
+    if (a) {
+        for (unsigned i = 0; i < a->n; i++) {
+            g_free(a->sent[i]);
+        }
+        g_free(a->sent);
+        g_free(a->npages);
+        g_free(a->copy);
+        g_free(a);
+    }
+}
+
+void colo_ahead_restart(ColoAhead *a)
+{
+    for (unsigned i = 0; i < a->n; i++) {
+        bitmap_zero(a->sent[i], a->npages[i]);
+    }
+}
+
+/* How far the sending ahead of a round has come. */
+typedef struct Round {
+    ColoCapture *c;
+    uint64_t left;          /* pages */
+    bool (*enough)(void *opaque);
+    bool over;
+} Round;
+
+static bool send_block_ahead(Round *r, RAMBlock *rb, unsigned long *sent,
+                             Batch *b, Error **errp)
+{
+    uint64_t npages = rb->used_length >> TARGET_PAGE_BITS;
+    bool find_zero = migrate_zero_page_detection() != ZERO_PAGE_DETECTION_NONE;
+    uint64_t page = find_first_bit(rb->bmap, npages);
+
+    for (; page < npages && !r->over;
+         page = find_next_bit(rb->bmap, npages, page + 1)) {
+        void *host = rb->host + (page << TARGET_PAGE_BITS);
+
+        if (test_bit(page, sent)) {
+            continue;
+        }
+        /* What is written from now on is seen by the next sync. */
+        clear_bit(page, rb->bmap);
+        set_bit(page, sent);
+        batch_add(b, rb, page, find_zero &&
+                               buffer_is_zero(host, TARGET_PAGE_SIZE));
+        r->over = --r->left == 0;
+        if (batch_full(b)) {
+            if (!batch_send(r->c, b, errp)) {
+                return false;
+            }
+            r->over |= r->enough(r->c->opaque);
+        }
+    }
+    return batch_send(r->c, b, errp);
+}
+
+bool colo_capture_send_ahead(ColoCapture *c, ColoAhead *a, uint64_t epoch,
+                             uint64_t pages, bool (*enough)(void *opaque),
+                             Error **errp)
+{
+    g_autofree struct iovec *iov = g_new(struct iovec, BATCH_PAGES);
+    Batch b = { .iov = iov, .copy = a->copy };
+    Round r = { .c = c, .left = pages ?: UINT64_MAX, .enough = enough };
+    bool ok = true;
+    RAMBlock *rb;
+
+    colo_msg_init(&b.msg, COLO_MSG_PAGES, epoch);
+    RCU_READ_LOCK_GUARD();
+    RAMBLOCK_FOREACH_MIGRATABLE(rb) {
+        int index = colo_ramlist_find(c->ram, rb->idstr);
+
+        /* a block that is new or has changed is the checkpoint's to refuse */
+        if (index >= 0 && !r.over &&
+            rb->used_length == colo_ramlist_get(c->ram, index)->used_length) {
+            b.msg.pages.block = index;
+            ok = send_block_ahead(&r, rb, a->sent[index], &b, errp);
+            if (!ok) {
+                break;
+            }
+        }
+    }
+    colo_msg_clear(&b.msg);
     return ok;
 }

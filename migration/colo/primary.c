@@ -34,6 +34,13 @@
 
 #define DEVICE_BUFFER (1u << 20)    /* bytes, to begin with */
 
+/* Pages are sent ahead so many times an epoch, within limits. */
+#define ROUNDS 16
+#define ROUND_MIN_MS 50
+#define ROUND_MAX_MS 500
+/* Fewer dirty pages than these are left to the checkpoint. */
+#define AHEAD_MIN_PAGES 256
+
 typedef struct ColoPrimaryRun {
     MigrationState *s;
     ColoLink link;
@@ -48,6 +55,7 @@ typedef struct ColoPrimaryRun {
     QIOChannelBuffer *device;   /* device state of the checkpoint, reused */
     QEMUFile *device_file;      /* writes to it */
     uint64_t merge_us;          /* of the last commit; engine's lock */
+    ColoAhead *ahead;           /* NULL: no page is sent ahead */
 } ColoPrimaryRun;
 
 static ColoEngine *const e = &colo_engine;
@@ -288,6 +296,7 @@ typedef struct Shot {
     int64_t stopped_us;
     int64_t phase_us;           /* when the current phase began */
     ColoPhases phases;
+    uint64_t ahead;             /* pages that were sent before the stop */
     uint64_t dirty;
     uint32_t flags;
     int64_t virtual_ns;
@@ -329,7 +338,7 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
     colo_proxy_capture(shot->epoch);
     g_byte_array_set_size(r->tables, 0);
     colo_proxy_save(r->tables);
-    shot->dirty = colo_capture_sync();
+    shot->dirty = colo_capture_sync(true);
     shot->phases.sync = end_phase(shot);
     if (!save_device_state(r, errp)) {
         return false;
@@ -391,12 +400,9 @@ static bool send_commit(ColoPrimaryRun *r, const Shot *shot, Error **errp)
     return send_msg(r, &msg, NULL, 0, errp);
 }
 
-/* Send the captured checkpoint. Without the BQL; the VM stands still. */
-static bool transmit(ColoPrimaryRun *r, Shot *shot, Error **errp)
+static ColoCapture capture_of(ColoPrimaryRun *r)
 {
-    bool ok;
-    g_auto(ColoMsg) begin = { 0 };
-    ColoCapture c = {
+    return (ColoCapture) {
         .link = &r->link,
         .ram = r->machine.ram,
         .page_crc = r->machine.agreed.features & COLO_FEATURE_PAGE_CRC,
@@ -404,10 +410,31 @@ static bool transmit(ColoPrimaryRun *r, Shot *shot, Error **errp)
         .sent = capture_sent,
         .opaque = r,
     };
+}
 
-    colo_msg_init(&begin, COLO_MSG_BEGIN, shot->epoch);
-    begin.begin.reason = (ColoWireReason)shot->reason;
-    ok = send_msg(r, &begin, NULL, 0, errp) &&
+/* Begin the checkpoint, unless its first pages were sent ahead. */
+static bool send_begin(ColoPrimaryRun *r, uint64_t epoch,
+                       ColoCheckpointReason reason, Error **errp)
+{
+    g_auto(ColoMsg) begin = { 0 };
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (r->machine.state == COLO_P_SENDING) {
+            return true;
+        }
+    }
+    colo_msg_init(&begin, COLO_MSG_BEGIN, epoch);
+    begin.begin.reason = (ColoWireReason)reason;
+    return send_msg(r, &begin, NULL, 0, errp);
+}
+
+/* Send the captured checkpoint. Without the BQL; the VM stands still. */
+static bool transmit(ColoPrimaryRun *r, Shot *shot, Error **errp)
+{
+    ColoCapture c = capture_of(r);
+    bool ok;
+
+    ok = send_begin(r, shot->epoch, shot->reason, errp) &&
          colo_capture_send(&c, shot->epoch, errp) &&
          send_blob(r, COLO_MSG_DEVICE, shot->epoch, r->device->data,
                    r->device->usage, errp) &&
@@ -456,6 +483,7 @@ static void count(ColoPrimaryRun *r, const Shot *shot)
     ColoTotals *t = &r->machine.progress.totals;
     ColoCheckpointStats stats = {
         .epoch = shot->epoch,
+        .pages_ahead = shot->ahead,
         .reason = shot->reason,
         .pause = shot->phase_us - shot->stopped_us,
         .phases = shot->phases,
@@ -488,6 +516,14 @@ static bool finish(ColoPrimaryRun *r, Shot *shot, Error **errp)
     return true;
 }
 
+/* Pages of the checkpoint that was begun, if one was. Engine's lock. */
+static uint64_t pages_begun(ColoPrimaryRun *r)
+{
+    const ColoTotals *t = &r->machine.progress.totals;
+
+    return r->machine.state == COLO_P_SENDING ? t->pages + t->zero_pages : 0;
+}
+
 /* On failure the VM stands still, and what is to become of it is open. */
 static bool checkpoint(ColoPrimaryRun *r, ColoCheckpointReason reason,
                        Error **errp)
@@ -497,6 +533,7 @@ static bool checkpoint(ColoPrimaryRun *r, ColoCheckpointReason reason,
 
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         shot.epoch = r->machine.committed + 1;
+        shot.ahead = pages_begun(r);
         e->requested = false;
     }
     trace_colo_checkpoint_begin(shot.epoch, ColoCheckpointReason_str(reason));
@@ -513,28 +550,114 @@ static bool checkpoint(ColoPrimaryRun *r, ColoCheckpointReason reason,
     return ok;
 }
 
+/* Milliseconds between two rounds of sending ahead */
+static int64_t round_ms(void)
+{
+    int64_t ms = migrate_checkpoint_delay() / ROUNDS;
+
+    return MIN(MAX(ms, ROUND_MIN_MS), ROUND_MAX_MS);
+}
+
+/* Pages that max-bandwidth lets go in a round; 0: all */
+static uint64_t round_pages(ColoPrimaryRun *r)
+{
+    uint64_t per_s = migrate_max_bandwidth() / r->machine.ram->page_size;
+
+    return migrate_max_bandwidth() ? MAX(per_s * round_ms() / 1000, 1) : 0;
+}
+
+/* Something more urgent than pages has come up. */
+static bool ahead_enough(void *opaque)
+{
+    ColoPrimaryRun *r = opaque;
+
+    QEMU_LOCK_GUARD(&e->lock);
+    return e->requested || must_end(r);
+}
+
 /*
- * Wait for the end of the epoch. True: a checkpoint is due, for @reason.
- * False: there will be none, the peer is lost or somebody has decided.
+ * Send what the running VM has dirtied, so that little is left when it stops;
+ * unless there is little anyway. Without the BQL.
  */
-static bool wait_epoch(ColoPrimaryRun *r, ColoCheckpointReason *reason)
+static bool send_ahead(ColoPrimaryRun *r, Error **errp)
+{
+    ColoCapture c = capture_of(r);
+    uint64_t dirty, epoch;
+
+    bql_lock();
+    dirty = colo_capture_sync(false);
+    bql_unlock();
+    if (dirty < AHEAD_MIN_PAGES) {
+        return true;
+    }
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        epoch = r->machine.committed + 1;
+    }
+    return send_begin(r, epoch, COLO_CHECKPOINT_REASON_PERIOD, errp) &&
+           colo_capture_send_ahead(&c, r->ahead, epoch, round_pages(r),
+                                   ahead_enough, errp);
+}
+
+typedef enum EpochEvent {
+    EPOCH_ENDS,             /* a checkpoint is due */
+    EPOCH_ROUND,            /* it is time to send ahead */
+    EPOCH_BROKEN,           /* the peer is lost, or somebody has decided */
+} EpochEvent;
+
+static bool epoch_open(ColoPrimaryRun *r)
+{
+    return !must_end(r) && (r->machine.state == COLO_P_RUNNING ||
+                            r->machine.state == COLO_P_SENDING);
+}
+
+/* Wait for what comes next in an epoch, the round that is due at @round. */
+static EpochEvent wait_event(ColoPrimaryRun *r, int64_t round,
+                             ColoCheckpointReason *reason)
 {
     QEMU_LOCK_GUARD(&e->lock);
-    while (!must_end(r) && r->machine.state == COLO_P_RUNNING) {
-        int64_t left = r->started_ms + migrate_checkpoint_delay() -
-                       qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    while (epoch_open(r)) {
+        int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+        int64_t left = r->started_ms + migrate_checkpoint_delay() - now;
 
         if (e->requested) {
             *reason = e->reason;
-            return true;
+            return EPOCH_ENDS;
         }
         if (left <= 0) {
             *reason = COLO_CHECKPOINT_REASON_PERIOD;
-            return true;
+            return EPOCH_ENDS;
+        }
+        if (r->ahead) {
+            if (round <= now) {
+                return EPOCH_ROUND;
+            }
+            left = MIN(left, round - now);
         }
         qemu_cond_timedwait(&e->cond, &e->lock, MIN(left, INT_MAX));
     }
-    return false;
+    return EPOCH_BROKEN;
+}
+
+/*
+ * Until the end of the epoch. True: a checkpoint is due, for @reason. False:
+ * there will be none; @errp is set if it is this side that can't go on.
+ */
+static bool run_epoch(ColoPrimaryRun *r, ColoCheckpointReason *reason,
+                      Error **errp)
+{
+    int64_t round = r->started_ms + round_ms();
+    EpochEvent event;
+
+    if (r->ahead) {
+        colo_ahead_restart(r->ahead);
+    }
+    while ((event = wait_event(r, round, reason)) == EPOCH_ROUND) {
+        if (!send_ahead(r, errp)) {
+            return false;
+        }
+        round = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + round_ms();
+    }
+    return event == EPOCH_ENDS;
 }
 
 /* Checkpoint after checkpoint, as long as there is a peer. */
@@ -546,7 +669,7 @@ static void protect(ColoPrimaryRun *r, Error **errp)
         if (!checkpoint(r, reason, errp)) {
             return;
         }
-    } while (wait_epoch(r, &reason));
+    } while (run_epoch(r, &reason, errp));
 }
 
 /* The peer is gone or has failed, and nobody has decided yet. */
@@ -671,6 +794,7 @@ static void run_end(ColoPrimaryRun *r)
     colo_primary_destroy(&r->machine);
     error_free(r->error);
     g_byte_array_unref(r->tables);
+    colo_ahead_free(r->ahead);
     qemu_fclose(r->device_file);
     object_unref(OBJECT(r->device));
 }
@@ -688,6 +812,9 @@ static bool run_begin(ColoPrimaryRun *r, MigrationState *s, Error **errp)
     colo_link_init(&r->link, qemu_file_get_ioc(s->to_dst_file),
                    COLO_SIDE_PRIMARY);
     r->stall_timer = timer_new_ms(QEMU_CLOCK_REALTIME, stall_check, r);
+    if (!migrate_multifd()) {
+        r->ahead = colo_ahead_new(hello.ram);
+    }
     r->tables = g_byte_array_new();
     r->device = qio_channel_buffer_new(DEVICE_BUFFER);
     r->device_file = qemu_file_new_output(QIO_CHANNEL(r->device));

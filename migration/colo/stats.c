@@ -25,6 +25,7 @@ void colo_stats_add(ColoStats *s, const ColoCheckpointStats *c)
     s->bytes_by_reason[c->reason] += c->bytes;
     s->pages += c->pages;
     s->zero_pages += c->zero_pages;
+    s->pages_ahead += c->pages_ahead;
     s->bytes += c->bytes;
     add_phases(&s->phases, &c->phases);
     s->pause_max = MAX(s->pause_max, c->pause);
@@ -59,6 +60,7 @@ ColoStatistics *colo_stats_query(const ColoStats *s)
     q->epoch = s->last.epoch;
     q->pages = s->pages;
     q->zero_pages = s->zero_pages;
+    q->pages_ahead = s->pages_ahead;
     q->bytes = s->bytes;
     q->pause_last = s->last.pause;
     q->pause_max = s->pause_max;

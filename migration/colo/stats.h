@@ -19,6 +19,7 @@ typedef struct ColoCheckpointStats {
     ColoCheckpointReason reason;
     uint64_t pages;
     uint64_t zero_pages;
+    uint64_t pages_ahead;           /* of both, sent while the PVM ran */
     uint64_t bytes;
     uint64_t pause;                 /* of the PVM, us */
     ColoPhases phases;              /* us */
@@ -30,6 +31,7 @@ typedef struct ColoStats {
     uint64_t bytes_by_reason[COLO_CHECKPOINT_REASON__MAX];
     uint64_t pages;
     uint64_t zero_pages;
+    uint64_t pages_ahead;
     uint64_t bytes;
     ColoPhases phases;              /* us */
     uint64_t pause_max;             /* us */

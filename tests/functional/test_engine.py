@@ -4,6 +4,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import signal
+import time
 
 from colo import tap
 from colo.engine import (PAGES_PER_MIB, check_alive, check_memory,
@@ -131,6 +132,38 @@ def zero_pages(env):
     lose_primary(pair, False)
     check_alive(pair.primary, floor)
     check_memory(pair.primary, MIB)
+
+
+def ahead(env, **changes):
+    """Most pages are sent while the VM runs; with multifd none are."""
+    pair = protected(env, rate=20, delay=2000, **changes)
+    pair.wait_checkpoints(2)
+    before = pair.stats()
+    pair.wait_checkpoints(3)
+    after = pair.stats()
+    env.note(f'statistics: {after}')
+    sent = after['pages'] - before['pages']
+    early = after['pages-ahead'] - before['pages-ahead']
+    if 'multifd' in changes:
+        expect(early == 0, 'no pages sent ahead', after)
+    else:
+        expect(early > sent / 3, 'a third of the pages sent ahead', after)
+    floor = last_tick(pair.primary)
+    lose_primary(pair, False)
+    check_alive(pair.primary, floor)
+    check_memory(pair.primary, MIB)
+
+
+def ahead_within(env):
+    """What is sent ahead keeps to max-bandwidth."""
+    pair = protected(env, rate=20, delay=2000)
+    pair.primary.qmp.cmd('migrate-set-parameters', {'max-bandwidth': 1 << 20})
+    pair.wait_checkpoints(2)
+    before, start = pair.stats()['pages-ahead'], time.monotonic()
+    pair.wait_checkpoints(3)
+    most = (time.monotonic() - start) * 256
+    early = pair.stats()['pages-ahead'] - before
+    expect(0 < early <= most, f'at most {most:.0f} pages ahead', early)
 
 
 def on_demand(env):
@@ -363,6 +396,9 @@ suite.add('rate/full', 60, dirty_rate, 120)
 suite.add('rate/full-smp2-multifd', 60, dirty_rate, 120, smp=2, multifd=2)
 suite.add('rate/more-than-the-link', 120, dirty_rate, 400,
           bandwidth=16 << 20)
+suite.add('ahead/random', 60, ahead)
+suite.add('ahead/multifd', 60, ahead, multifd=2)
+suite.add('ahead/bandwidth', 60, ahead_within)
 suite.add('on-demand', 50, on_demand)
 suite.add('stopped/primary', 60, stopped_primary, False)
 suite.add('stopped/primary-yank', 60, stopped_primary, True)
