@@ -102,6 +102,28 @@ void replication_start_all(ReplicationMode mode, Error **errp)
     }
 }
 
+void replication_capture_all(void)
+{
+    ReplicatedDisk *disk, *after;
+
+    GLOBAL_STATE_CODE();
+
+    QLIST_FOREACH_SAFE(disk, &replicated_disks, next, after) {
+        disk->ops->capture(disk->bs);
+    }
+}
+
+void replication_lost_all(void)
+{
+    ReplicatedDisk *disk;
+
+    GLOBAL_STATE_CODE();
+
+    QLIST_FOREACH(disk, &replicated_disks, next) {
+        disk->ops->lost(disk->bs);
+    }
+}
+
 void replication_do_checkpoint_all(Error **errp)
 {
     ERRP_GUARD();

@@ -14,4 +14,10 @@
  */
 void replication_set_forward_limit(int64_t ms);
 
+/*
+ * How many bytes of a disk's writes are held between capture and commit before
+ * further ones wait. Must be called before a disk is started.
+ */
+void replication_set_held_limit(size_t bytes);
+
 #endif

@@ -13,6 +13,8 @@ static const char *const fault_text[REPL_FAULT__MAX] = {
         "a write could not be forwarded to the secondary",
     [REPL_FAULT_TIMEOUT] =
         "the secondary does not answer forwarded writes",
+    [REPL_FAULT_LOST] =
+        "the secondary was lost, and what was written since is not forwarded",
     [REPL_FAULT_BACKUP] =
         "old content of the secondary disk could not be saved to the hidden "
         "disk",
@@ -151,6 +153,7 @@ bool repl_state_may_merge(const ReplState *s, Error **errp)
 void repl_state_started(ReplState *s)
 {
     s->stage = REPL_STAGE_RUNNING;
+    s->captured = false;
     s->torn = false;
     s->fault = REPL_FAULT_NONE;
 }
@@ -174,6 +177,33 @@ void repl_state_merged(ReplState *s, int ret)
     } else {
         s->stage = REPL_STAGE_DONE;
     }
+}
+
+void repl_state_captured(ReplState *s)
+{
+    s->captured = s->stage == REPL_STAGE_RUNNING;
+}
+
+void repl_state_committed(ReplState *s)
+{
+    s->captured = false;
+}
+
+bool repl_state_holds(const ReplState *s)
+{
+    return s->stage == REPL_STAGE_RUNNING && s->fault == REPL_FAULT_NONE &&
+           (s->captured || s->queued);
+}
+
+void repl_state_set_queued(ReplState *s, bool queued)
+{
+    s->queued = queued;
+}
+
+void repl_state_dropped(ReplState *s)
+{
+    s->queued = false;
+    s->missed_writes = true;
 }
 
 void repl_state_emptying(ReplState *s)
@@ -205,7 +235,10 @@ ReplIo repl_state_write(ReplState *s)
         s->missed_writes = true;
         return REPL_IO_FAIL;
     case REPL_STAGE_RUNNING:
-        return s->fault == REPL_FAULT_NONE ? REPL_IO_FORWARD : REPL_IO_DROP;
+        if (s->fault != REPL_FAULT_NONE) {
+            return REPL_IO_DROP;
+        }
+        return repl_state_holds(s) ? REPL_IO_HOLD : REPL_IO_FORWARD;
     default:
         s->missed_writes = true;
         return REPL_IO_DROP;

@@ -45,6 +45,7 @@ typedef enum ReplIo {
     REPL_IO_DROP,               /* succeed without doing anything */
     REPL_IO_PASS,               /* to the child, its result is the guest's */
     REPL_IO_FORWARD,            /* to the child, its result is ours alone */
+    REPL_IO_HOLD,               /* succeed now, to be forwarded later */
 } ReplIo;
 
 /* What went wrong; the rows of docs/block-replication.txt that end here */
@@ -52,6 +53,7 @@ typedef enum ReplFault {
     REPL_FAULT_NONE,
     REPL_FAULT_FORWARD,         /* primary: a write did not reach the peer */
     REPL_FAULT_TIMEOUT,         /* primary: the peer does not answer writes */
+    REPL_FAULT_LOST,            /* primary: the engine has lost the peer */
     REPL_FAULT_BACKUP,          /* secondary: old content could not be saved */
     REPL_FAULT_SECONDARY_DISK,  /* secondary: a forwarded write failed */
     REPL_FAULT_EMPTY_ACTIVE,    /* secondary: active disk not emptied */
@@ -69,6 +71,15 @@ typedef struct ReplState {
      * write was not forwarded. The peer's disk does not have these writes.
      */
     bool missed_writes;
+
+    /*
+     * Primary mode: a checkpoint was captured and is not committed yet. What
+     * the guest writes now belongs to an epoch the secondary does not run.
+     */
+    bool captured;
+
+    /* Primary mode: writes that were held have not all been answered yet. */
+    bool queued;
 
     /*
      * Secondary mode: emptying the overlays has begun and not ended. They
@@ -122,6 +133,30 @@ void repl_state_merging(ReplState *s);
 
 /* The merge has ended with @ret, 0 or a negative errno. */
 void repl_state_merged(ReplState *s, int ret);
+
+/*
+ * A checkpoint was captured, and no write is being forwarded: hold what comes
+ * now. Primary mode.
+ */
+void repl_state_captured(ReplState *s);
+
+/*
+ * It was committed: what was held may be forwarded, and what comes now behind
+ * it. Primary mode.
+ */
+void repl_state_committed(ReplState *s);
+
+/* Are writes to be held, be it only to stay behind others? Primary mode. */
+bool repl_state_holds(const ReplState *s);
+
+/*
+ * A write was held (@queued), or the last one that was has been answered or
+ * given up. Primary mode.
+ */
+void repl_state_set_queued(ReplState *s, bool queued);
+
+/* Held writes were dropped: the peer's disk will not have them. */
+void repl_state_dropped(ReplState *s);
 
 /* Emptying the overlays begins: until repl_state_emptied() they are torn. */
 void repl_state_emptying(ReplState *s);

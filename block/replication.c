@@ -4,7 +4,9 @@
  * mode=primary: a child of the guest's quorum node, next to the local disk. It
  * forwards the guest's writes to its own child, the NBD client of the disk on
  * the secondary. A write that cannot be forwarded ends protection, it does not
- * fail the guest's request.
+ * fail the guest's request. From the capture of a checkpoint to its commit, the
+ * guest's writes belong to an epoch the secondary does not run yet: they are
+ * copied, answered, and forwarded after the commit.
  *
  * mode=secondary: the SVM's disk. Its child is the active disk, which takes
  * the SVM's writes; below that the hidden disk, which takes what the primary's
@@ -23,29 +25,38 @@
 #include "qapi/qapi-commands-yank.h"
 #include "qapi/qapi-visit-block-core.h"
 #include "block/block-io.h"
+#include "block/aio_task.h"
 #include "block/block_int.h"
 #include "block/blockjob_int.h"
 #include "block/qdict.h"
 #include "block/replication.h"
 #include "block/replication-gate.h"
 #include "block/replication-int.h"
+#include "block/replication-queue.h"
 #include "block/replication-state.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/option.h"
 #include "qemu/timer.h"
+#include "qemu/units.h"
 #include "qobject/qdict.h"
 
 #define REPL_OPT_MODE "mode"
 #define REPL_OPT_TOP_ID "top-id"
 
+/* Held writes that are forwarded side by side */
+#define REPLAY_BATCH 16
+
 typedef struct ReplNode {
     ReplicatedDisk *entry;  /* in the registry */
 
-    QemuMutex lock;         /* protects state, forwards */
+    QemuMutex lock;         /* protects state, forwards, held, drained */
     ReplState state;
 
     /* Primary mode */
+    ReplQueue held;         /* writes to be forwarded later */
+    CoQueue room;           /* who waits for room in it; under lock */
+    bool drained;           /* no write comes: let those that wait be held */
     unsigned forwards;      /* forwarded requests without an answer */
     QEMUTimer *limit;       /* runs in the main AioContext while forwards > 0 */
     strList *peers;         /* node names of the NBD clients below; BQL */
@@ -69,9 +80,17 @@ typedef struct ReplNode {
 /* Written by tests only, before a disk is started */
 static int64_t forward_limit_ms = 10 * 1000;
 
+/* Bytes of a disk's held writes from which on the guest's writes wait; ditto */
+static size_t held_limit = 32 * MiB;
+
 void replication_set_forward_limit(int64_t ms)
 {
     forward_limit_ms = ms;
+}
+
+void replication_set_held_limit(size_t bytes)
+{
+    held_limit = bytes;
 }
 
 /* Options and life of the node */
@@ -141,25 +160,36 @@ static void forward_limit_passed(void *opaque);
 static void merge_step(void *opaque);
 static const ReplicatedDiskOps repl_ops;
 
+static int open_node(BlockDriverState *bs, QDict *options, Error **errp)
+{
+    int ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    return repl_parse_options(bs->opaque, options, errp) ? 0 : -EINVAL;
+}
+
 static int repl_open(BlockDriverState *bs, QDict *options, int flags,
                             Error **errp)
 {
     ReplNode *s = bs->opaque;
     int ret;
 
-    ret = bdrv_open_file_child(NULL, options, "file", bs, errp);
+    /* The node is drained already while its child is opened */
+    qemu_mutex_init(&s->lock);
+    repl_queue_init(&s->held);
+    qemu_co_queue_init(&s->room);
+    ret = open_node(bs, options, errp);
     if (ret < 0) {
+        qemu_mutex_destroy(&s->lock);
         return ret;
-    }
-    if (!repl_parse_options(s, options, errp)) {
-        return -EINVAL;
     }
 
     bs->supported_write_flags = BDRV_REQ_WRITE_UNCHANGED;
     bs->supported_zero_flags = BDRV_REQ_WRITE_UNCHANGED |
         BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
 
-    qemu_mutex_init(&s->lock);
     s->limit = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
                              SCALE_MS, forward_limit_passed, bs);
     s->merge_bh = aio_bh_new(iohandler_get_aio_context(), merge_step, bs);
@@ -180,6 +210,7 @@ static void repl_close(BlockDriverState *bs)
         repl_give_up(bs);
     }
     replication_remove(s->entry);
+    repl_queue_clear(&s->held);
     qemu_bh_delete(s->merge_bh);
     timer_free(s->limit);
     qemu_mutex_destroy(&s->lock);
@@ -228,18 +259,13 @@ static void get_fault(BlockDriverState *bs, Error **errp)
 
 /* The guest's requests */
 
-/* Decide on a read or write; a forwarded one goes to forward_end() later. */
-static ReplIo request_begin(ReplNode *s, bool is_write)
+/* A request is forwarded, and goes to forward_end() later. Lock held. */
+static void forward_begin(ReplNode *s)
 {
-    ReplIo io;
-
-    QEMU_LOCK_GUARD(&s->lock);
-    io = is_write ? repl_state_write(&s->state) : repl_state_read(&s->state);
-    if (io == REPL_IO_FORWARD && s->forwards++ == 0) {
+    if (s->forwards++ == 0) {
         timer_mod(s->limit, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
                             forward_limit_ms);
     }
-    return io;
 }
 
 /* A forwarded request was answered. Returns what the guest is told. */
@@ -259,62 +285,125 @@ static int forward_end(ReplNode *s, int64_t offset, int64_t bytes,
     return 0;
 }
 
+static ReplIo read_verdict(ReplNode *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    return repl_state_read(&s->state);
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 repl_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                       QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
-    if (request_begin(bs->opaque, false) != REPL_IO_PASS) {
+    if (read_verdict(bs->opaque) != REPL_IO_PASS) {
         return -EIO;
     }
     return bdrv_co_preadv(bs->file, offset, bytes, qiov, flags);
+}
+
+/* Decide on a write, which first waits for room if it is to be held. */
+static ReplIo coroutine_fn write_begin(ReplNode *s)
+{
+    ReplIo io;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    while ((io = repl_state_write(&s->state)) == REPL_IO_HOLD &&
+           s->held.memory >= held_limit && !s->drained) {
+        qemu_co_queue_wait(&s->room, &s->lock);
+    }
+    if (io == REPL_IO_FORWARD) {
+        forward_begin(s);
+    }
+    return io;
+}
+
+/* False: what made writes be held is over, so decide again. */
+static bool hold_write(ReplNode *s, ReplWriteKind kind, int64_t offset,
+                       int64_t bytes, QEMUIOVector *qiov,
+                       BdrvRequestFlags flags)
+{
+    g_autoptr(ReplWrite) w = repl_write_new(kind, offset, bytes, flags, qiov);
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (!repl_state_holds(&s->state)) {
+        return false;
+    }
+    if (w) {
+        repl_queue_push(&s->held, g_steal_pointer(&w));
+        repl_state_set_queued(&s->state, true);
+    } else {
+        repl_state_fault(&s->state, REPL_FAULT_FORWARD, ENOMEM, offset, bytes);
+    }
+    return true;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+write_child(BlockDriverState *bs, ReplWriteKind kind, int64_t offset,
+            int64_t bytes, QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    switch (kind) {
+    case REPL_WRITE_DATA:
+        return bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
+    case REPL_WRITE_ZEROES:
+        return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
+    case REPL_WRITE_DISCARD:
+        return bdrv_co_pdiscard(bs->file, offset, bytes);
+    }
+    g_assert_not_reached();
+}
+
+/* The local disk's result counts, whether ours is fast or not. */
+static int coroutine_fn GRAPH_RDLOCK
+forward_write(BlockDriverState *bs, ReplWriteKind kind, int64_t offset,
+              int64_t bytes, QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    int ret = write_child(bs, kind, offset, bytes, qiov,
+                          flags & ~BDRV_REQ_NO_FALLBACK);
+
+    return forward_end(bs->opaque, offset, bytes, ret);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+guest_write(BlockDriverState *bs, ReplWriteKind kind, int64_t offset,
+            int64_t bytes, QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    while (true) {
+        switch (write_begin(bs->opaque)) {
+        case REPL_IO_FAIL:
+            return -EIO;
+        case REPL_IO_DROP:
+            return 0;
+        case REPL_IO_PASS:
+            return write_child(bs, kind, offset, bytes, qiov, flags);
+        case REPL_IO_FORWARD:
+            return forward_write(bs, kind, offset, bytes, qiov, flags);
+        case REPL_IO_HOLD:
+            if (hold_write(bs->opaque, kind, offset, bytes, qiov, flags)) {
+                return 0;
+            }
+            break;
+        }
+    }
 }
 
 static int coroutine_fn GRAPH_RDLOCK
 repl_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                        QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
-    ReplIo io = request_begin(bs->opaque, true);
-    int ret;
-
-    if (io == REPL_IO_FAIL || io == REPL_IO_DROP) {
-        return io == REPL_IO_DROP ? 0 : -EIO;
-    }
-    ret = bdrv_co_pwritev(bs->file, offset, bytes, qiov, flags);
-    return io == REPL_IO_PASS ? ret :
-        forward_end(bs->opaque, offset, bytes, ret);
+    return guest_write(bs, REPL_WRITE_DATA, offset, bytes, qiov, flags);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
 repl_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
                              int64_t bytes, BdrvRequestFlags flags)
 {
-    ReplIo io = request_begin(bs->opaque, true);
-    int ret;
-
-    if (io == REPL_IO_FAIL || io == REPL_IO_DROP) {
-        return io == REPL_IO_DROP ? 0 : -EIO;
-    }
-    if (io == REPL_IO_FORWARD) {
-        /* The local disk's result counts, whether ours is fast or not */
-        flags &= ~BDRV_REQ_NO_FALLBACK;
-    }
-    ret = bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
-    return io == REPL_IO_PASS ? ret :
-        forward_end(bs->opaque, offset, bytes, ret);
+    return guest_write(bs, REPL_WRITE_ZEROES, offset, bytes, NULL, flags);
 }
 
 static int coroutine_fn GRAPH_RDLOCK
 repl_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
-    ReplIo io = request_begin(bs->opaque, true);
-    int ret;
-
-    if (io == REPL_IO_FAIL || io == REPL_IO_DROP) {
-        return io == REPL_IO_DROP ? 0 : -EIO;
-    }
-    ret = bdrv_co_pdiscard(bs->file, offset, bytes);
-    return io == REPL_IO_PASS ? ret :
-        forward_end(bs->opaque, offset, bytes, ret);
+    return guest_write(bs, REPL_WRITE_DISCARD, offset, bytes, NULL, 0);
 }
 
 /*
@@ -324,7 +413,7 @@ repl_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes)
  */
 static int coroutine_fn GRAPH_RDLOCK repl_co_flush(BlockDriverState *bs)
 {
-    if (request_begin(bs->opaque, false) != REPL_IO_PASS) {
+    if (read_verdict(bs->opaque) != REPL_IO_PASS) {
         return 0;
     }
     return bdrv_co_flush(bs->file->bs);
@@ -418,6 +507,151 @@ static void forward_limit_passed(void *opaque)
     cut_peers(s);
 }
 
+/* Held writes are forwarded after a commit */
+
+typedef struct ReplayTask {
+    AioTask task;
+    BlockDriverState *bs;
+    ReplWrite *write;
+} ReplayTask;
+
+static int coroutine_fn replay_write(AioTask *task)
+{
+    ReplayTask *t = container_of(task, ReplayTask, task);
+    ReplNode *s = t->bs->opaque;
+    ReplWrite *w = t->write;
+    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, w->data, w->bytes);
+
+    GRAPH_RDLOCK_GUARD();
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        forward_begin(s);
+    }
+    return forward_write(t->bs, w->kind, w->offset, w->bytes,
+                         w->data ? &qiov : NULL, w->flags);
+}
+
+/* Drop what is held, and let those go on who wait. Lock held. */
+static void drop_held(ReplNode *s)
+{
+    if (s->state.queued) {
+        repl_queue_clear(&s->held);
+        repl_state_dropped(&s->state);
+    }
+    qemu_co_enter_all(&s->room, &s->lock);
+}
+
+/* The next writes to forward, to @batch; 0: there are none any more. */
+static size_t replay_next(ReplNode *s, ReplWrite **batch)
+{
+    size_t n;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (!repl_state_holds(&s->state)) {
+        drop_held(s);
+        return 0;
+    }
+    n = repl_queue_take(&s->held, batch, REPLAY_BATCH);
+    if (n == 0) {
+        repl_state_set_queued(&s->state, false);
+        qemu_co_enter_all(&s->room, &s->lock);
+    }
+    return n;
+}
+
+static void replay_done(ReplNode *s, ReplWrite **batch, size_t n)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    repl_queue_done(&s->held, batch, n);
+    if (s->held.memory < held_limit) {
+        qemu_co_enter_all(&s->room, &s->lock);
+    }
+}
+
+/*
+ * Runs in the disk's AioContext and counts as a request in flight: a drain, as
+ * the next capture begins with, waits for its end.
+ */
+static void coroutine_fn replay_co(void *opaque)
+{
+    BlockDriverState *bs = opaque;
+    AioTaskPool *pool = aio_task_pool_new(REPLAY_BATCH);
+    ReplWrite *batch[REPLAY_BATCH];
+    size_t n;
+
+    while ((n = replay_next(bs->opaque, batch))) {
+        for (size_t i = 0; i < n; i++) {
+            ReplayTask *t = g_new(ReplayTask, 1);
+
+            *t = (ReplayTask) {
+                .task.func = replay_write,
+                .bs = bs,
+                .write = batch[i],
+            };
+            aio_task_pool_start_task(pool, &t->task);
+        }
+        aio_task_pool_wait_all(pool);
+        replay_done(bs->opaque, batch, n);
+    }
+    aio_task_pool_free(pool);
+    bdrv_dec_in_flight(bs);
+}
+
+/* A checkpoint was captured. The VM is stopped. */
+static void primary_capture(BlockDriverState *bs)
+{
+    ReplNode *s = bs->opaque;
+
+    /* so that nothing is on its way that is of the epoch that has ended */
+    bdrv_drained_begin(bs);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        repl_state_captured(&s->state);
+    }
+    bdrv_drained_end(bs);
+}
+
+/* It was committed. */
+static void primary_checkpoint(BlockDriverState *bs)
+{
+    ReplNode *s = bs->opaque;
+    bool replay;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        repl_state_committed(&s->state);
+        replay = s->state.queued;
+    }
+    if (replay) {
+        bdrv_inc_in_flight(bs);
+        aio_co_schedule(bdrv_get_aio_context(bs),
+                        qemu_coroutine_create(replay_co, bs));
+    }
+}
+
+static void primary_lost(BlockDriverState *bs)
+{
+    ReplNode *s = bs->opaque;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    repl_state_fault(&s->state, REPL_FAULT_LOST, 0, 0, 0);
+    drop_held(s);
+}
+
+static void repl_drain_begin(BlockDriverState *bs)
+{
+    ReplNode *s = bs->opaque;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    s->drained = true;
+    qemu_co_enter_all(&s->room, &s->lock);
+}
+
+static void repl_drain_end(BlockDriverState *bs)
+{
+    ReplNode *s = bs->opaque;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    s->drained = false;
+}
+
 static void primary_start(BlockDriverState *bs)
 {
     ReplNode *s = bs->opaque;
@@ -439,6 +673,7 @@ static void primary_stop(BlockDriverState *bs, bool failover)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         repl_state_stopped(&s->state);
+        drop_held(s);
     }
     if (failover) {
         cut_peers(s);
@@ -1043,12 +1278,32 @@ static void repl_checkpoint(BlockDriverState *bs, Error **errp)
     case REPL_ACT:
         if (s->state.mode == REPLICATION_MODE_SECONDARY) {
             secondary_checkpoint(bs, errp);
+        } else {
+            primary_checkpoint(bs);
         }
         break;
     }
     if (*errp) {
         error_prepend(errp, "Cannot make a checkpoint of replication node "
                       "'%s': ", bdrv_get_node_name(bs));
+    }
+}
+
+static void repl_capture(BlockDriverState *bs)
+{
+    ReplNode *s = bs->opaque;
+
+    if (s->state.mode == REPLICATION_MODE_PRIMARY) {
+        primary_capture(bs);
+    }
+}
+
+static void repl_lost(BlockDriverState *bs)
+{
+    ReplNode *s = bs->opaque;
+
+    if (s->state.mode == REPLICATION_MODE_PRIMARY) {
+        primary_lost(bs);
     }
 }
 
@@ -1096,6 +1351,8 @@ static void repl_stop(BlockDriverState *bs, bool failover, Error **errp)
 
 static const ReplicatedDiskOps repl_ops = {
     .start = repl_start,
+    .capture = repl_capture,
+    .lost = repl_lost,
     .checkpoint = repl_checkpoint,
     .get_error = repl_get_error,
     .stop = repl_stop,
@@ -1121,6 +1378,9 @@ static BlockDriver repl_driver = {
     .bdrv_co_flush          = repl_co_flush,
     .bdrv_co_block_status   = repl_co_block_status,
     .bdrv_co_truncate       = repl_co_truncate,
+
+    .bdrv_drain_begin       = repl_drain_begin,
+    .bdrv_drain_end         = repl_drain_end,
 
     .is_filter              = true,
     .strong_runtime_opts    = repl_strong_runtime_opts,

@@ -11,6 +11,7 @@
  *     primary:   VM stopped and its disks drained, then get_error_all:
  *                without an error the secondary disks have every write up to
  *                the capture
+ *     primary:   capture_all, if its VM goes on before the commit
  *     secondary: get_error_all before it says that it can commit
  *     secondary: do_checkpoint_all with the VM stopped, as part of the commit
  *     primary:   do_checkpoint_all
@@ -35,6 +36,8 @@
  */
 typedef struct ReplicatedDiskOps {
     void (*start)(BlockDriverState *bs, ReplicationMode mode, Error **errp);
+    void (*capture)(BlockDriverState *bs);
+    void (*lost)(BlockDriverState *bs);
     void (*checkpoint)(BlockDriverState *bs, Error **errp);
     void (*get_error)(BlockDriverState *bs, Error **errp);
     void (*stop)(BlockDriverState *bs, bool failover, Error **errp);
@@ -66,6 +69,20 @@ void replication_set_error(Error *err);
  * passed over if @mode is primary.
  */
 void replication_start_all(ReplicationMode mode, Error **errp);
+
+/*
+ * On a primary: what its guest writes from now on is kept from the secondary
+ * until replication_do_checkpoint_all(), though the guest is told at once that
+ * it is written. There is a limit to what is held; past it writes wait. The VM
+ * is stopped.
+ */
+void replication_capture_all(void);
+
+/*
+ * On a primary: the peer is lost, and nobody has decided yet who survives.
+ * Nothing is forwarded any more, which is an error from now on.
+ */
+void replication_lost_all(void);
 
 /*
  * Make a checkpoint of all disks: on the secondary what the SVM wrote since

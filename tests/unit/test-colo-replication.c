@@ -551,6 +551,168 @@ static void test_primary_stop(void)
     primary_close(&p);
 }
 
+/* Between capture and commit the peer gets nothing, and the guest waits not */
+static void test_held(void)
+{
+    Primary p;
+
+    primary_start(&p);
+    g_assert_cmpint(put(p.guest, 0, CHUNK, 0x11), ==, 0);
+    replication_capture_all();
+    fault("peer-fault")->writes = 0;
+    g_assert_cmpint(put(p.guest, 512, 1024, 0x22), ==, 0);
+    g_assert_cmpint(put(p.guest, 1024, 512, 0x33), ==, 0);
+    g_assert_cmpint(blk_pwrite_zeroes(p.guest, 4096, 4096,
+                                      BDRV_REQ_NO_FALLBACK), ==, 0);
+    g_assert_cmpint(put(p.guest, 8192 - 512, 512, 0x44), ==, 0);
+    bdrv_drain_all();
+    g_assert_cmpint(fault("peer-fault")->writes, ==, 0);
+    check_file("peer", 0, CHUNK, 0x11);
+    check_file("local", 1024, 512, 0x33);
+
+    replication_do_checkpoint_all(&error_abort);
+    bdrv_drain_all();
+    g_assert_cmpint(fault("peer-fault")->writes, ==, 4);
+    check_file("peer", 0, 512, 0x11);
+    check_file("peer", 512, 512, 0x22);
+    check_file("peer", 1024, 512, 0x33);
+    check_file("peer", 1536, 4096 - 1536, 0x11);
+    check_file("peer", 4096, 4096 - 512, 0);
+    check_file("peer", 8192 - 512, 512, 0x44);
+
+    /* And from then on as before */
+    g_assert_cmpint(put(p.guest, 0, 512, 0x55), ==, 0);
+    check_file("peer", 0, 512, 0x55);
+    no_replication_error();
+    primary_stop(&p);
+}
+
+/* What is written after the commit does not overtake what was held */
+static void test_held_order(void)
+{
+    Primary p;
+
+    primary_start(&p);
+    replication_capture_all();
+    g_assert_cmpint(put(p.guest, 0, 4096, 0x11), ==, 0);
+    fault("peer-fault")->writes = 0;
+    fault("peer-fault")->hold = true;
+    replication_do_checkpoint_all(&error_abort);
+    while (!fault("peer-fault")->writes) {
+        aio_poll(qemu_get_aio_context(), true);
+    }
+    g_assert_cmpint(put(p.guest, 512, 512, 0x22), ==, 0);
+    g_assert_cmpint(fault("peer-fault")->writes, ==, 1);
+    release(fault("peer-fault"));
+    bdrv_drain_all();
+    check_file("peer", 0, 512, 0x11);
+    check_file("peer", 512, 512, 0x22);
+    no_replication_error();
+    primary_stop(&p);
+}
+
+static void test_held_fails(void)
+{
+    Primary p;
+
+    primary_start(&p);
+    replication_capture_all();
+    g_assert_cmpint(put(p.guest, 4096, 512, 0x11), ==, 0);
+    g_assert_cmpint(put(p.guest, 4096, 512, 0x22), ==, 0);
+    no_replication_error();
+    fault("peer-fault")->write_error = -ENOSPC;
+    fault("peer-fault")->writes = 0;
+    replication_do_checkpoint_all(&error_abort);
+    bdrv_drain_all();
+    check_replication_error("could not be forwarded");
+    check_replication_error("512 bytes at offset 4096");
+    /* the other one overlaps it, and was not tried any more */
+    g_assert_cmpint(fault("peer-fault")->writes, ==, 1);
+    primary_stop(&p);
+}
+
+/* What is held when replication ends never gets to the peer */
+static void test_held_stop(void)
+{
+    Error *err = NULL;
+    Primary p;
+
+    primary_start(&p);
+    replication_capture_all();
+    g_assert_cmpint(put(p.guest, 0, 512, 0x11), ==, 0);
+    replication_stop_all(true, &error_abort);
+    bdrv_drain_all();
+    check_file("peer", 0, 512, 0);
+    check_file("local", 0, 512, 0x11);
+    replication_start_all(REPLICATION_MODE_PRIMARY, &err);
+    check_error(err, "secondary disk differs");
+    primary_close(&p);
+}
+
+static void test_held_lost(void)
+{
+    Primary p;
+
+    primary_start(&p);
+    replication_capture_all();
+    g_assert_cmpint(put(p.guest, 0, 512, 0x11), ==, 0);
+    replication_lost_all();
+    check_replication_error("was lost");
+    g_assert_cmpint(put(p.guest, 0, 512, 0x22), ==, 0);
+    bdrv_drain_all();
+    check_file("peer", 0, 512, 0);
+    check_file("local", 0, 512, 0x22);
+    primary_stop(&p);
+}
+
+/* Start a write that waits for room */
+static void put_waiting(Primary *p, QEMUIOVector *qiov, int *ret)
+{
+    *ret = PENDING;
+    blk_aio_pwritev(p->guest, 0, qiov, 0, request_done, ret);
+    while (aio_poll(qemu_get_aio_context(), false)) {
+        continue;
+    }
+    g_assert_cmpint(*ret, ==, PENDING);
+}
+
+/* At the limit the guest waits: for the commit, or until all are to stop */
+static void test_held_limit(void)
+{
+    g_autofree void *buf = g_malloc0(512);
+    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, 512);
+    Primary p;
+    int ret;
+
+    replication_set_held_limit(1024);
+    primary_start(&p);
+    memset(buf, 0x22, 512);
+    replication_capture_all();
+    g_assert_cmpint(put(p.guest, 0, 2048, 0x11), ==, 0);
+    put_waiting(&p, &qiov, &ret);
+    bdrv_drain_all();
+    g_assert_cmpint(ret, ==, 0);
+    check_file("peer", 0, 2048, 0);
+
+    put_waiting(&p, &qiov, &ret);
+    replication_do_checkpoint_all(&error_abort);
+    wait_for(&ret);
+    g_assert_cmpint(ret, ==, 0);
+    bdrv_drain_all();
+    check_file("peer", 0, 512, 0x22);
+    check_file("peer", 512, 1536, 0x11);
+
+    /* ... or until there is nobody any more to hold it for */
+    replication_capture_all();
+    g_assert_cmpint(put(p.guest, 0, 2048, 0x33), ==, 0);
+    put_waiting(&p, &qiov, &ret);
+    replication_lost_all();
+    wait_for(&ret);
+    g_assert_cmpint(ret, ==, 0);
+    replication_set_held_limit(32 * MiB);
+    primary_stop(&p);
+}
+
 static void test_restart(void)
 {
     Primary p;
@@ -1462,6 +1624,12 @@ int main(int argc, char **argv)
     g_test_add_func(PRIMARY "flush-stays", test_flush_stays);
     g_test_add_func(PRIMARY "peer-hangs", test_peer_hangs);
     g_test_add_func(PRIMARY "stop", test_primary_stop);
+    g_test_add_func(PRIMARY "held", test_held);
+    g_test_add_func(PRIMARY "held-order", test_held_order);
+    g_test_add_func(PRIMARY "held-fails", test_held_fails);
+    g_test_add_func(PRIMARY "held-stop", test_held_stop);
+    g_test_add_func(PRIMARY "held-lost", test_held_lost);
+    g_test_add_func(PRIMARY "held-limit", test_held_limit);
     g_test_add_func(PRIMARY "restart", test_restart);
     g_test_add_func(PRIMARY "missed-write", test_missed_write);
     g_test_add_func(PRIMARY "detached", test_detached);
