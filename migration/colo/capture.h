@@ -7,6 +7,7 @@
 #ifndef MIGRATION_COLO_CAPTURE_H
 #define MIGRATION_COLO_CAPTURE_H
 
+#include "kept.h"
 #include "link.h"
 #include "protocol.h"
 
@@ -29,7 +30,7 @@ void colo_capture_start(void);
  */
 uint64_t colo_capture_sync(bool stopped);
 
-/* What colo_capture_send() needs to know, and to tell its caller. */
+/* What the sending of pages needs to know, and to tell its caller. */
 typedef struct ColoCapture {
     ColoLink *link;
     ColoRamList *ram;       /* as from colo_capture_ramlist() */
@@ -42,32 +43,25 @@ typedef struct ColoCapture {
 } ColoCapture;
 
 /*
- * Send all dirty pages of the stopped VM as part of checkpoint @epoch, and
- * take them off the dirty list. Migration thread, without the BQL.
+ * Can all of @dirty pages be kept? If not, or with multifd (@kept is NULL),
+ * colo_capture_take() sends, for which the checkpoint must have begun.
  */
-bool colo_capture_send(ColoCapture *c, uint64_t epoch, Error **errp);
+bool colo_capture_fits(const ColoKept *kept, uint64_t dirty);
 
 /*
- * Which pages were sent ahead, while the VM runs. One that is dirtied again is
- * left to the checkpoint: it is likely to be dirtied a third time.
+ * Take all dirty pages of the stopped VM, @dirty of them, off the dirty list:
+ * copies of them to @kept, but for those that don't fit, which are sent at once
+ * as part of checkpoint @epoch. The VM may run when this returns. Migration
+ * thread; without the BQL if something is to be sent.
  */
-typedef struct ColoAhead ColoAhead;
-
-/* For the blocks of @ram, which is not kept. Any thread. */
-ColoAhead *colo_ahead_new(const ColoRamList *ram);
-void colo_ahead_free(ColoAhead *a);
-
-/* A new epoch: no page was sent ahead. Migration thread. */
-void colo_ahead_restart(ColoAhead *a);
+bool colo_capture_take(ColoCapture *c, ColoKept *kept, uint64_t dirty,
+                       uint64_t epoch, Error **errp);
 
 /*
- * Send dirty pages of the running VM ahead, as part of checkpoint @epoch: at
- * most @pages (0: all), each at most once an epoch, until @enough says so.
- * Migration thread, without the BQL, after colo_capture_sync(). Not with
- * multifd, whose channels could deliver two states of a page in either order.
+ * Send what was kept as part of checkpoint @epoch, and empty @kept. Migration
+ * thread, without the BQL.
  */
-bool colo_capture_send_ahead(ColoCapture *c, ColoAhead *a, uint64_t epoch,
-                             uint64_t pages, bool (*enough)(void *opaque),
-                             Error **errp);
+bool colo_capture_send_kept(ColoCapture *c, ColoKept *kept, uint64_t epoch,
+                            Error **errp);
 
 #endif

@@ -27,12 +27,19 @@
 #include "../options.h"
 #include "../qemu-file.h"
 #include "../savevm.h"
+#include "ahead.h"
 #include "capture.h"
 #include "crc.h"
 #include "engine.h"
 #include "trace.h"
 
 #define DEVICE_BUFFER (1u << 20)    /* bytes, to begin with */
+
+/*
+ * Bytes of dirty pages that are copied while the VM stands still; what is above
+ * that is sent meanwhile.
+ */
+#define KEPT_BYTES (32u << 20)
 
 /* Pages are sent ahead so many times an epoch, within limits. */
 #define ROUNDS 16
@@ -54,8 +61,11 @@ typedef struct ColoPrimaryRun {
     GByteArray *tables;         /* the proxy's, reused */
     QIOChannelBuffer *device;   /* device state of the checkpoint, reused */
     QEMUFile *device_file;      /* writes to it */
+    uint64_t captured;          /* the epoch the VM is in; engine's lock */
     uint64_t merge_us;          /* of the last commit; engine's lock */
+    uint64_t rtt_ns;            /* the last that was measured; 0: none yet */
     ColoAhead *ahead;           /* NULL: no page is sent ahead */
+    ColoKept *kept;             /* NULL: all pages are sent while it stands */
 } ColoPrimaryRun;
 
 static ColoEngine *const e = &colo_engine;
@@ -80,6 +90,17 @@ static void state_changed(ColoPrimaryRun *r)
 static bool must_end(ColoPrimaryRun *r)
 {
     return e->failover || e->cancel || e->quit;
+}
+
+/*
+ * What became of an SVM is settled by a checkpoint that was captured since;
+ * what it asks for because of input it has lost may be of the new epoch.
+ * Engine's lock.
+ */
+static bool is_settled(ColoPrimaryRun *r, const ColoMsg *request)
+{
+    return request->request.reason == COLO_WIRE_REASON_SECONDARY &&
+           request->h.epoch < r->captured;
 }
 
 /* Take one message. False ends the receiving. */
@@ -118,7 +139,8 @@ static bool receive_one(ColoPrimaryRun *r)
             note_error(r, err);
         } else if (msg.h.type == COLO_MSG_COMMITTED) {
             r->merge_us = msg.committed.merge_us;
-        } else if (msg.h.type == COLO_MSG_REQUEST && !e->requested) {
+        } else if (msg.h.type == COLO_MSG_REQUEST && !e->requested &&
+                   !is_settled(r, &msg)) {
             e->requested = true;
             e->reason = (ColoCheckpointReason)msg.request.reason;
         }
@@ -178,7 +200,7 @@ static void send_text(ColoPrimaryRun *r, ColoMsgType type, const char *text)
     send_msg(r, &msg, NULL, 0, NULL);
 }
 
-/* The secondary's silence while the VM stands still is limited. BQL. */
+/* The secondary's silence while a checkpoint waits for it is limited. BQL. */
 static void stall_check(void *opaque)
 {
     ColoPrimaryRun *r = opaque;
@@ -296,11 +318,12 @@ typedef struct Shot {
     int64_t stopped_us;
     int64_t phase_us;           /* when the current phase began */
     ColoPhases phases;
+    uint64_t pause;             /* us */
     uint64_t ahead;             /* pages that were sent before the stop */
     uint64_t dirty;
     uint32_t flags;
-    int64_t virtual_ns;
-    int64_t capture_ns;
+    int64_t virtual_ns;         /* the guest's clock when the VM stood still */
+    int64_t capture_ns;         /* the host's, when the guest's went on */
 } Shot;
 
 /* Microseconds of the phase that ends now */
@@ -322,6 +345,7 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
         e->want_run = runstate_is_live(runstate_get()) ||
                       (shot->reason == COLO_CHECKPOINT_REASON_START);
         e->in_checkpoint = true;
+        r->captured = shot->epoch;
         shot->flags = e->shutdown ? COLO_COMMIT_F_SHUTDOWN :
                       !e->want_run ? COLO_COMMIT_F_PAUSED : 0;
     }
@@ -329,12 +353,12 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
     vm_stop(RUN_STATE_COLO);
     shot->phases.stop = end_phase(shot);
     shot->virtual_ns = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
-    shot->capture_ns = get_clock();
     replication_get_error_all(errp);
     if (*errp) {
         error_prepend(errp, "disk replication: ");
         return false;
     }
+    replication_capture_all();
     colo_proxy_capture(shot->epoch);
     g_byte_array_set_size(r->tables, 0);
     colo_proxy_save(r->tables);
@@ -396,6 +420,7 @@ static bool send_commit(ColoPrimaryRun *r, const Shot *shot, Error **errp)
     msg.commit.flags = shot->flags;
     msg.commit.virtual_ns = shot->virtual_ns;
     msg.commit.capture_ns = shot->capture_ns;
+    msg.commit.rtt_ns = r->rtt_ns;
     msg.commit.sent_ns = get_clock();
     return send_msg(r, &msg, NULL, 0, errp);
 }
@@ -428,14 +453,36 @@ static bool send_begin(ColoPrimaryRun *r, uint64_t epoch,
     return send_msg(r, &begin, NULL, 0, errp);
 }
 
-/* Send the captured checkpoint. Without the BQL; the VM stands still. */
+/*
+ * Take the dirty pages, and let the BQL go if some of them have to be sent at
+ * once. BQL.
+ */
+static bool take_pages(ColoPrimaryRun *r, Shot *shot, Error **errp)
+{
+    ColoCapture c = capture_of(r);
+    bool ok;
+
+    if (colo_capture_fits(r->kept, shot->dirty)) {
+        ok = colo_capture_take(&c, r->kept, shot->dirty, shot->epoch, errp);
+    } else {
+        bql_unlock();
+        ok = send_begin(r, shot->epoch, shot->reason, errp) &&
+             colo_capture_take(&c, r->kept, shot->dirty, shot->epoch, errp);
+        bql_lock();
+    }
+    shot->phases.copy = end_phase(shot);
+    return ok;
+}
+
+/* Send what was captured. Without the BQL; the VM may run. */
 static bool transmit(ColoPrimaryRun *r, Shot *shot, Error **errp)
 {
     ColoCapture c = capture_of(r);
     bool ok;
 
     ok = send_begin(r, shot->epoch, shot->reason, errp) &&
-         colo_capture_send(&c, shot->epoch, errp) &&
+         (!r->kept ||
+          colo_capture_send_kept(&c, r->kept, shot->epoch, errp)) &&
          send_blob(r, COLO_MSG_DEVICE, shot->epoch, r->device->data,
                    r->device->usage, errp) &&
          send_blob(r, COLO_MSG_PROXY, shot->epoch, r->tables->data,
@@ -452,6 +499,11 @@ static bool wait_committed(ColoPrimaryRun *r, Shot *shot, Error **errp)
     shot->phases.commit = end_phase(shot);
     QEMU_LOCK_GUARD(&e->lock);
     shot->phases.merge = r->merge_us;
+    if (shot->phases.commit > r->merge_us) {
+        uint64_t rtt_us = shot->phases.commit - r->merge_us;
+
+        r->rtt_ns = MIN(rtt_us * SCALE_US, COLO_MAX_RTT_NS);
+    }
     if (r->machine.committed != shot->epoch) {
         error_setg(errp, "checkpoint %" PRIu64 " was not committed",
                    shot->epoch);
@@ -460,22 +512,35 @@ static bool wait_committed(ColoPrimaryRun *r, Shot *shot, Error **errp)
     return true;
 }
 
-/* Let the VM go on after a checkpoint, as far as it is to. BQL. */
+/* Let the VM go on if it stands still for a checkpoint and is to. BQL. */
 static void resume_vm(ColoPrimaryRun *r)
 {
-    bool run, powering_off;
+    bool stands, run, powering_off;
 
-    stall_watch(r, false);
     WITH_QEMU_LOCK_GUARD(&e->lock) {
+        stands = e->in_checkpoint;
         e->in_checkpoint = false;
         run = e->want_run;
         powering_off = e->shutdown;
     }
-    if (run) {
+    if (stands && run) {
         colo_engine_vm_start();
     } else if (runstate_check(RUN_STATE_COLO) && !powering_off) {
         runstate_set(RUN_STATE_PAUSED);
     }
+}
+
+/*
+ * Captured: the VM goes on while the checkpoint is sent and committed. What
+ * leaves it is of the new epoch, and held until then. BQL.
+ */
+static void go_on(ColoPrimaryRun *r, Shot *shot)
+{
+    shot->capture_ns = get_clock();
+    resume_vm(r);
+    shot->phases.resume = end_phase(shot);
+    shot->pause = shot->phase_us - shot->stopped_us;
+    r->started_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
 }
 
 static void count(ColoPrimaryRun *r, const Shot *shot)
@@ -485,7 +550,7 @@ static void count(ColoPrimaryRun *r, const Shot *shot)
         .epoch = shot->epoch,
         .pages_ahead = shot->ahead,
         .reason = shot->reason,
-        .pause = shot->phase_us - shot->stopped_us,
+        .pause = shot->pause,
         .phases = shot->phases,
     };
 
@@ -507,8 +572,8 @@ static bool finish(ColoPrimaryRun *r, Shot *shot, Error **errp)
         return false;
     }
     colo_proxy_committed(shot->epoch);
-    resume_vm(r);
-    shot->phases.resume = end_phase(shot);
+    stall_watch(r, false);
+    shot->phases.release = end_phase(shot);
     count(r, shot);
     if (shot->flags & COLO_COMMIT_F_SHUTDOWN) {
         colo_engine_resume_deferred();
@@ -524,7 +589,7 @@ static uint64_t pages_begun(ColoPrimaryRun *r)
     return r->machine.state == COLO_P_SENDING ? t->pages + t->zero_pages : 0;
 }
 
-/* On failure the VM stands still, and what is to become of it is open. */
+/* On failure the VM may stand still, and what is to become of it is open. */
 static bool checkpoint(ColoPrimaryRun *r, ColoCheckpointReason reason,
                        Error **errp)
 {
@@ -538,7 +603,10 @@ static bool checkpoint(ColoPrimaryRun *r, ColoCheckpointReason reason,
     }
     trace_colo_checkpoint_begin(shot.epoch, ColoCheckpointReason_str(reason));
     bql_lock();
-    ok = capture(r, &shot, errp);
+    ok = capture(r, &shot, errp) && take_pages(r, &shot, errp);
+    if (ok) {
+        go_on(r, &shot);
+    }
     bql_unlock();
     ok = ok && transmit(r, &shot, errp) && wait_committed(r, &shot, errp);
     if (ok) {
@@ -546,7 +614,6 @@ static bool checkpoint(ColoPrimaryRun *r, ColoCheckpointReason reason,
         ok = finish(r, &shot, errp);
         bql_unlock();
     }
-    r->started_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     return ok;
 }
 
@@ -594,8 +661,8 @@ static bool send_ahead(ColoPrimaryRun *r, Error **errp)
         epoch = r->machine.committed + 1;
     }
     return send_begin(r, epoch, COLO_CHECKPOINT_REASON_PERIOD, errp) &&
-           colo_capture_send_ahead(&c, r->ahead, epoch, round_pages(r),
-                                   ahead_enough, errp);
+           colo_ahead_send(r->ahead, &c, epoch, round_pages(r), ahead_enough,
+                           errp);
 }
 
 typedef enum EpochEvent {
@@ -676,7 +743,9 @@ static void protect(ColoPrimaryRun *r, Error **errp)
 static void wait_decision(ColoPrimaryRun *r)
 {
     bql_lock();
+    stall_watch(r, false);
     colo_proxy_peer_lost();
+    replication_lost_all();
     resume_vm(r);
     colo_engine_exit(COLO_EXIT_REASON_ERROR);
     bql_unlock();
@@ -752,12 +821,12 @@ static void settle(ColoPrimaryRun *r, bool survivor)
     if (r->proxied) {
         colo_proxy_stop_primary(survivor);
     }
+    stall_watch(r, false);
     if (survivor) {
         resume_vm(r);
         colo_engine_resume_deferred();
         return;
     }
-    stall_watch(r, false);
     vm_stop(RUN_STATE_COLO);
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->stopped = true;
@@ -795,15 +864,29 @@ static void run_end(ColoPrimaryRun *r)
     error_free(r->error);
     g_byte_array_unref(r->tables);
     colo_ahead_free(r->ahead);
+    colo_kept_free(r->kept);
     qemu_fclose(r->device_file);
     object_unref(OBJECT(r->device));
+}
+
+/* What sending pages while the VM runs takes. */
+static bool sending_begin(ColoPrimaryRun *r, const ColoRamList *ram,
+                          Error **errp)
+{
+    r->kept = colo_kept_new(ram->page_size, KEPT_BYTES / ram->page_size, errp);
+    if (!r->kept) {
+        return false;
+    }
+    r->ahead = colo_ahead_new(ram);
+    return true;
 }
 
 static bool run_begin(ColoPrimaryRun *r, MigrationState *s, Error **errp)
 {
     g_auto(ColoHello) hello = { 0 };
 
-    if (!colo_engine_hello(&hello, errp)) {
+    if (!colo_engine_hello(&hello, errp) ||
+        (!migrate_multifd() && !sending_begin(r, hello.ram, errp))) {
         return false;
     }
     r->s = s;
@@ -812,9 +895,6 @@ static bool run_begin(ColoPrimaryRun *r, MigrationState *s, Error **errp)
     colo_link_init(&r->link, qemu_file_get_ioc(s->to_dst_file),
                    COLO_SIDE_PRIMARY);
     r->stall_timer = timer_new_ms(QEMU_CLOCK_REALTIME, stall_check, r);
-    if (!migrate_multifd()) {
-        r->ahead = colo_ahead_new(hello.ram);
-    }
     r->tables = g_byte_array_new();
     r->device = qio_channel_buffer_new(DEVICE_BUFFER);
     r->device_file = qemu_file_new_output(QIO_CHANNEL(r->device));

@@ -49,6 +49,8 @@ typedef struct ColoSecondaryRun {
     bool powered_off;           /* so was the guest, by the last commit */
     bool broken;                /* a checkpoint could not be applied */
     VMChangeStateEntry *watch;
+    int64_t begun_ticks;        /* of the host, when this run began */
+    int64_t begun_ns;
     /* the checkpoint under way */
     GByteArray *device;
     ColoProxyState *tables;
@@ -337,7 +339,7 @@ static bool load_device_state(ColoSecondaryRun *r, Error **errp)
                    strerror(-ret));
         return false;
     }
-    cpu_ticks_restart();
+    cpu_timers_go_on(0, 0);
     return true;
 }
 
@@ -365,9 +367,38 @@ static bool apply(ColoSecondaryRun *r, uint64_t epoch, Error **errp)
     return true;
 }
 
-/* After a commit the SVM does what the PVM does. BQL. */
-static void follow(ColoSecondaryRun *r, uint32_t flags)
+/* Nanoseconds since the PVM went on, at the latest; @received: COMMIT came. */
+static int64_t since_capture(ColoSecondaryRun *r, const ColoMsg *msg,
+                             int64_t received)
 {
+    if (r->machine.agreed.same_host) {
+        return MAX(get_clock() - msg->commit.capture_ns, 0);
+    }
+    return msg->commit.sent_ns - msg->commit.capture_ns +
+           msg->commit.rtt_ns + get_clock() - received;
+}
+
+/*
+ * The PVM has run since the capture. The SVM's time moves on by as much, or
+ * every answer that has the time in it would differ, and an SVM that took over
+ * would be behind the timestamps of the PVM's segments. BQL, VM stopped.
+ */
+static void catch_up(ColoSecondaryRun *r, const ColoMsg *msg,
+                     int64_t received)
+{
+    int64_t ns = since_capture(r, msg, received);
+    double rate = (double)(cpu_get_host_ticks() - r->begun_ticks) /
+                  MAX(get_clock() - r->begun_ns, 1);
+
+    trace_colo_catch_up(msg->h.epoch, ns);
+    cpu_timers_go_on(ns, ns * rate);
+}
+
+/* After a commit the SVM does what the PVM does. BQL. */
+static void follow(ColoSecondaryRun *r, const ColoMsg *msg, int64_t received)
+{
+    uint32_t flags = msg->commit.flags;
+
     r->powered_off = flags & COLO_COMMIT_F_SHUTDOWN;
     r->run_svm = !(flags & (COLO_COMMIT_F_PAUSED | COLO_COMMIT_F_SHUTDOWN));
     WITH_QEMU_LOCK_GUARD(&e->lock) {
@@ -378,13 +409,14 @@ static void follow(ColoSecondaryRun *r, uint32_t flags)
                                        SHUTDOWN_CAUSE_NONE;
     }
     if (r->run_svm) {
+        catch_up(r, msg, received);
         colo_engine_vm_start();
     }
 }
 
 static void commit(ColoSecondaryRun *r, const ColoMsg *msg)
 {
-    int64_t begin_us = g_get_monotonic_time(), us;
+    int64_t begin_us = g_get_monotonic_time(), received = get_clock(), us;
     Error *err = NULL;
     bool ok, stood;
 
@@ -397,7 +429,7 @@ static void commit(ColoSecondaryRun *r, const ColoMsg *msg)
     colo_forget_waiting_requests(stood);
     ok = apply(r, msg->h.epoch, &err);
     if (ok) {
-        follow(r, msg->commit.flags);
+        follow(r, msg, received);
     }
     bql_unlock();
     us = g_get_monotonic_time() - begin_us;
@@ -749,6 +781,8 @@ static bool run_begin(ColoSecondaryRun *r, MigrationIncomingState *mis,
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->link = &r->link;
     }
+    r->begun_ticks = cpu_get_host_ticks();
+    r->begun_ns = get_clock();
     r->co = qemu_coroutine_self();
     current = r;
     return true;

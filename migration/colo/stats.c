@@ -12,10 +12,12 @@ static void add_phases(ColoPhases *sum, const ColoPhases *p)
     sum->stop += p->stop;
     sum->sync += p->sync;
     sum->device += p->device;
+    sum->copy += p->copy;
+    sum->resume += p->resume;
     sum->send += p->send;
     sum->commit += p->commit;
     sum->merge += p->merge;
-    sum->resume += p->resume;
+    sum->release += p->release;
 }
 
 void colo_stats_add(ColoStats *s, const ColoCheckpointStats *c)

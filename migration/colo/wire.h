@@ -152,7 +152,7 @@ typedef struct ColoMsg {
             uint32_t flags;     /* COLO_COMMIT_F_* */
             /* QEMU_CLOCK_VIRTUAL at the capture, ns */
             int64_t virtual_ns;
-            /* the primary's monotonic clock at the capture, ns */
+            /* the primary's monotonic clock when the PVM went on, ns */
             int64_t capture_ns;
             /* the same clock when this message is sent, ns */
             int64_t sent_ns;

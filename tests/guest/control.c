@@ -112,6 +112,11 @@ static bool load_command(const char *line, char *reply, size_t size)
 
         snprintf(reply, size, "%llu %d", (unsigned long long)writes, failed);
         return true;
+    } else if (!strcmp(line, "second")) {
+        uint64_t number = writes_second(&failed);
+
+        snprintf(reply, size, "%llu %d", (unsigned long long)number, failed);
+        return true;
     } else {
         return false;
     }

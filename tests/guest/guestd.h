@@ -139,6 +139,12 @@ const char *writes_set(const char *name);
 /* Writes since the last writes_set(); @error is the errno that ended them. */
 uint64_t writes_stat(int *error);
 
+/*
+ * What the disk, not the page cache, has in the second 4 KiB of the load's file:
+ * 1 once "seq4k" has come there. @error is an errno or 0.
+ */
+uint64_t writes_second(int *error);
+
 /* Run one command line into @reply. */
 void control_command(const char *line, char *reply, size_t size);
 

@@ -15,7 +15,7 @@ class Fault:
     """What happens to a stream, once
 
     kind: "cut" closes both ends, "stall" stops forwarding in both directions
-    and closes nothing, "corrupt" inverts one byte. to_server: in which
+    until release() and closes nothing, "corrupt" inverts one byte. to_server: in which
     direction bytes are counted. offset: how many pass before; they are
     counted from the beginning of what @pattern, a regular expression of
     bytes, matches first, if there is one.
@@ -69,6 +69,12 @@ class Relay:
             self.fault = None
             self.stalled = False
         self.cut()
+
+    def release(self):
+        """What stalled goes on."""
+        with self.closing:
+            self.stalled = False
+            self.closing.notify_all()
 
     def wait_fired(self, seconds=30):
         fault = self.fault
@@ -145,15 +151,18 @@ class Relay:
             return
         yield data[:at]
         self._strike(fault)
-        if fault.kind == 'stall':
-            self._hang(sock)
-        raise ConnectionError('cut')
+        if fault.kind != 'stall':
+            raise ConnectionError('cut')
+        self._hang(sock)
+        yield data[at:]
 
     def _hang(self, sock):
-        """Pass nothing on until cut() closes @sock."""
+        """Pass nothing on until release(), or until cut() closes @sock."""
         with self.closing:
-            self.closing.wait_for(lambda: sock not in self.open)
-        raise ConnectionError('closed')
+            self.closing.wait_for(lambda: not self.stalled or
+                                  sock not in self.open)
+            if sock not in self.open:
+                raise ConnectionError('closed')
 
     def _strike(self, fault):
         if fault.kind == 'stall':
