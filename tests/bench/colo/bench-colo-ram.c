@@ -9,6 +9,7 @@
  *
  *   memcpy   the epoch's pages are copied to one place: the limit
  *   zero     each is found not to be zero
+ *   keep     that, and it is copied: what a capture does with the VM stopped
  *   crc      their checksum is taken
  *   stage    they are received from one place into the stage
  *   commit   they get into base and SVM, which has changed none of them
@@ -26,6 +27,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "migration/colo/crc.h"
+#include "migration/colo/kept.h"
 #include "migration/colo/stage.h"
 
 #define PAGE        4096
@@ -39,6 +41,7 @@ typedef struct Bench {
     uint8_t *guest;
     uint8_t *svm;
     uint8_t *wire;              /* an epoch's pages, one after the other */
+    ColoKept *kept;
     ColoStage *stage;
     unsigned long *changed;
 } Bench;
@@ -86,6 +89,7 @@ static void set_up(Bench *b)
     colo_ramlist_add(ram, "ram", GUEST_PAGES * PAGE, &error_abort);
     b->stage = colo_stage_new(ram, &error_abort);
     colo_ramlist_free(ram);
+    b->kept = colo_kept_new(PAGE, EPOCH_PAGES, &error_abort);
     b->guest = new_memory(GUEST_PAGES * PAGE);
     b->svm = new_memory(GUEST_PAGES * PAGE);
     b->wire = new_memory(EPOCH_PAGES * PAGE);
@@ -108,6 +112,20 @@ static void do_zero(Bench *b)
     for (unsigned i = 0; i < b->nruns; i++) {
         for (unsigned j = 0; j < b->run; j++) {
             sink = buffer_is_zero(b->guest + (b->first[i] + j) * PAGE, PAGE);
+        }
+    }
+}
+
+static void do_keep(Bench *b)
+{
+    colo_kept_clear(b->kept);
+    for (unsigned i = 0; i < b->nruns; i++) {
+        for (unsigned j = 0; j < b->run; j++) {
+            uint64_t page = b->first[i] + j;
+            void *data = b->guest + page * PAGE;
+
+            colo_kept_add(b->kept, 0, page,
+                          buffer_is_zero(data, PAGE) ? NULL : data);
         }
     }
 }
@@ -152,6 +170,7 @@ static const struct {
 } benches[] = {
     { "memcpy", do_memcpy },
     { "zero", do_zero },
+    { "keep", do_keep },
     { "crc", do_crc },
     { "stage", do_stage },
     { "commit", do_commit },
