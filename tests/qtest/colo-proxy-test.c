@@ -436,10 +436,13 @@ static void test_vnet(void)
     add(&s, REDIRECTOR(", 'indev': 'c0', 'queue': 'rx',"
                        " 'vnet_hdr_support': true"));
     for (int i = 0; i < ARRAY_SIZE(bad); i++) {
+        uint8_t frame[18] = "........0123456789";
+
+        /* in one piece, as the receiver may close as soon as it has seen it */
+        stl_be_p(frame, 10);
+        stl_be_p(frame + 4, bad[i]);
         fd = connect_input(&s, "c0");
-        put_be32(fd, 10);
-        put_be32(fd, bad[i]);
-        put(fd, "0123456789", 10);
+        put(fd, frame, sizeof(frame));
         expect_close(fd);
     }
     fd = connect_input(&s, "c0");
