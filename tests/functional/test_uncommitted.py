@@ -127,12 +127,6 @@ def clock(env):
            f'{distance * 1000:.0f} ms')
 
 
-def lose_requests(clients, count):
-    before = clients.status()['udp']['lost']
-    wait_for(lambda: clients.status()['udp']['lost'] >= before + count, 8,
-             'requests without an answer', 0.05)
-
-
 def output(env):
     """No packet leaves before the commit, and then all do."""
     relay, ports = relayed(env)
@@ -145,10 +139,10 @@ def output(env):
     clients.wait_progress()
     with captured(relay, pair):
         # what the PVM sent before the capture, the SVM may still send
-        lose_requests(clients, 2)
+        clients.lose_requests(2)
         settled = clients.status()['udp']
         sent = pair.bridge.sent_by_guest(pair.phost.tap)
-        lose_requests(clients, 5)
+        clients.lose_requests(5)
         now = clients.status()['udp']
         expect(now['requests'] == settled['requests'], 'no answers before '
                'the commit', now['requests'] - settled['requests'])

@@ -106,6 +106,12 @@ class Clients:
         wait_for(advanced, seconds, lambda: 'progress of every client, seen '
                  f'{before} before and {self.status()} now', 0.1)
 
+    def lose_requests(self, count, seconds=30):
+        """So many more UDP requests stay without an answer."""
+        target = self.status()['udp']['lost'] + count
+        wait_for(lambda: self.status()['udp']['lost'] >= target, seconds,
+                 lambda: f'unanswered requests, seen {self.status()}', 0.05)
+
     def wait_middle(self, names, low=0.15, high=0.8, seconds=60):
         """Each of these transfers is in the middle."""
         def in_the_middle():
