@@ -1302,7 +1302,9 @@ static void repl_lost(BlockDriverState *bs)
 {
     ReplNode *s = bs->opaque;
 
-    if (s->state.mode == REPLICATION_MODE_PRIMARY) {
+    /* one that does not forward yet, or no more, loses nothing by it */
+    if (s->state.mode == REPLICATION_MODE_PRIMARY &&
+        s->state.stage == REPL_STAGE_RUNNING) {
         primary_lost(bs);
     }
 }

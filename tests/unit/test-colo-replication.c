@@ -653,7 +653,10 @@ static void test_held_lost(void)
 {
     Primary p;
 
-    primary_start(&p);
+    /* Before the start there is nothing to lose */
+    primary_open(&p);
+    replication_lost_all();
+    replication_start_all(REPLICATION_MODE_PRIMARY, &error_abort);
     replication_capture_all();
     g_assert_cmpint(put(p.guest, 0, 512, 0x11), ==, 0);
     replication_lost_all();
