@@ -35,6 +35,9 @@
 #include "trace.h"
 #include "waiting.h"
 
+/* Longer than any commit takes */
+#define CATCH_UP_MAX_NS (3600 * NANOSECONDS_PER_SECOND)
+
 typedef struct ColoSecondaryRun {
     ColoLink link;
     ColoSecondary machine;      /* engine's lock */
@@ -390,6 +393,8 @@ static void catch_up(ColoSecondaryRun *r, const ColoMsg *msg,
     double rate = (double)(cpu_get_host_ticks() - r->begun_ticks) /
                   MAX(get_clock() - r->begun_ns, 1);
 
+    /* the primary's word, which must not take the clock out of its range */
+    ns = MIN(ns, CATCH_UP_MAX_NS);
     trace_colo_catch_up(msg->h.epoch, ns);
     cpu_timers_go_on(ns, ns * rate);
 }
