@@ -104,7 +104,10 @@ class Worker:
              f'not answer within {ANSWER_LIMIT} s'}
 
     def close(self):
-        self.proc.stdin.close()
+        try:
+            self.proc.stdin.close()
+        except BrokenPipeError:
+            pass            # it has ended before
         self.proc.wait()
         self.proc.stdout.close()
 
