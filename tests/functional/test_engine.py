@@ -79,12 +79,7 @@ def cut_inside_message(env, side, offset):
                      {'name': 'colo_takeover_timeout', 'enable': True})
     relay.arm(Fault('cut', side == 'primary', offset))
     survivor.qmp.wait_event('COLO_EXIT', 30, pair.mark[survivor])
-    if side == 'primary':
-        pair.kill_primary()
-        pair.secondary_failover()
-    else:
-        pair.kill_secondary()
-        pair.primary_failover()
+    pair.lose(side)
     check_alive(survivor, floor)
     with open(survivor.stderr_path, encoding='utf-8') as f:
         said = f.read()

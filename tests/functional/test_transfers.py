@@ -56,12 +56,7 @@ def transfers(env, count, length, sides):
         mean = (index + rng.uniform(0.1, 0.9)) / len(sides) * 0.8
         wait_mean(clients, names, mean, 150)
         env.note(f'the {side} dies at {progress(clients, names):.0%}')
-        if side == 'primary':
-            pair.kill_primary()
-            pair.secondary_failover()
-        else:
-            pair.kill_secondary()
-            pair.primary_failover()
+        pair.lose(side)
         if index + 1 < len(sides):
             protect_again(pair)
     wait_for(lambda: all(clients.status()[n]['requests'] == 1 for n in names)

@@ -29,11 +29,7 @@ def lose(pair, side):
     write(pair, 10)
     if side == 'primary':
         pair.checkpoint()
-        pair.kill_primary()
-        pair.secondary_failover()
-    else:
-        pair.kill_secondary()
-        pair.primary_failover()
+    pair.lose(side)
     write(pair, 10)
 
 

@@ -438,6 +438,15 @@ class Pair:
         self.check_exit(vm, 'primary', mark)
         self.secondary = None
 
+    def lose(self, side):
+        """Kill the primary or the secondary; the other one goes on."""
+        if side == 'primary':
+            self.kill_primary()
+            self.secondary_failover()
+        else:
+            self.kill_secondary()
+            self.primary_failover()
+
     def run_failover(self, vm):
         """The documented commands; a peer's loss may have ended COLO."""
         for command in self.doc.primary_failover:

@@ -15,10 +15,10 @@ class Fault:
     """What happens to a stream, once
 
     kind: "cut" closes both ends, "stall" stops forwarding in both directions
-    until release() and closes nothing, "corrupt" inverts one byte. to_server: in which
-    direction bytes are counted. offset: how many pass before; they are
-    counted from the beginning of what @pattern, a regular expression of
-    bytes, matches first, if there is one.
+    until release() and closes nothing, "corrupt" inverts one byte.
+    to_server: in which direction bytes are counted. offset: how many pass
+    before; they are counted from the beginning of what @pattern, a regular
+    expression of bytes, matches first, if there is one.
     """
 
     def __init__(self, kind, to_server, offset, pattern=None):

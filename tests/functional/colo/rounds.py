@@ -47,17 +47,32 @@ def silent(pair):
     return check
 
 
+def check_held(pair, before, count):
+    """
+    No answer and no packet leaves the primary while @count UDP requests are
+    lost to their sender's patience, counted from when @before have been: until
+    then what was released before may still leave. Returns what clients have
+    seen then, and at the end.
+    """
+    clients, tap = pair.clients, pair.phost.tap
+    clients.lose_requests(before)
+    settled = clients.status()['udp']
+    sent = pair.bridge.sent_by_guest(tap)
+    clients.lose_requests(count)
+    now = clients.status()['udp']
+    expect(now['requests'] == settled['requests'], 'no answers before the '
+           'commit', now['requests'] - settled['requests'])
+    leaked = pair.bridge.sent_by_guest(tap) - sent
+    expect(leaked == 0, 'no packet before the commit', leaked)
+    return settled, now
+
+
 def lose(pair, side, low=0.1, high=0.85):
     """Kill one side in the middle of transfers; the survivor serves."""
     names = [n for n in TRANSFERS if n in pair.clients.status()]
     if names:
         pair.clients.wait_middle(names, low, high)
-    if side == 'primary':
-        pair.kill_primary()
-        pair.secondary_failover()
-    else:
-        pair.kill_secondary()
-        pair.primary_failover()
+    pair.lose(side)
     pair.clients.wait_progress(60)
 
 
