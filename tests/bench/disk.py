@@ -5,7 +5,7 @@
 import functools
 import time
 
-from probes import number, order
+from probes import number, order, writes_per_s
 from tasks import Task
 from traffic import QUICK_SECONDS, SECONDS, WARM_UP, with_costs
 
@@ -20,8 +20,7 @@ def written(pair, seconds, mib):
     """The host's clock counts: a guest's stands still while it is paused."""
     before, start = number(pair, 'written'), time.monotonic()
     time.sleep(seconds)
-    writes = number(pair, 'written') - before
-    rate = writes / (time.monotonic() - start)
+    rate = writes_per_s(pair, before, start)
     return {'mib_per_s': rate * mib} if mib else {'per_s': rate}
 
 

@@ -5,6 +5,7 @@
 import os
 import re
 import subprocess
+import time
 
 from colo.util import TestError, expect
 
@@ -107,3 +108,14 @@ def number(pair, line):
     if not words[0].isdigit() or words[1:] not in ([], ['0']):
         raise TestError(f'the guest answers to {line}: {answer}')
     return int(words[0])
+
+
+def writes_per_s(pair, before, start):
+    """Since there were @before; a disk that stands still has not been measured
+
+    and is of no use for what comes after.
+    """
+    writes, seconds = number(pair, 'written') - before, time.monotonic() - start
+    expect(writes > 0, f'writes to the disk within {seconds:.1f} s',
+           'none: it stands still')
+    return writes / seconds

@@ -8,7 +8,8 @@ import time
 from load import Load, checked
 from pause import working_set
 from peers import check_protected
-from probes import by_reason, cpu_by_side, engine, number, order
+from probes import (by_reason, cpu_by_side, engine, number, order,
+                    writes_per_s)
 from tasks import Task
 
 MIB = 1 << 20
@@ -109,8 +110,7 @@ def mixed(pair):
     for name, load in loads.items():
         for metric, value in request_metrics(checked(load.result())).items():
             result[f'{name}_{metric}'] = value
-    result['writes_per_s'] = (number(pair, 'written') - before) / (
-        time.monotonic() - start)
+    result['writes_per_s'] = writes_per_s(pair, before, start)
     order(pair, 'writes off')
     order(pair, f'scatter {size} 0 1')
     check_protected(pair)
