@@ -111,10 +111,7 @@ def number(pair, line):
 
 
 def writes_per_s(pair, before, start):
-    """Since there were @before; a disk that stands still has not been measured
-
-    and is of no use for what comes after.
-    """
+    """Since there were @before. A disk that stands still was not measured."""
     writes, seconds = number(pair, 'written') - before, time.monotonic() - start
     expect(writes > 0, f'writes to the disk within {seconds:.1f} s',
            'none: it stands still')
