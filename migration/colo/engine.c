@@ -23,6 +23,7 @@
 #include "capture.h"
 #include "crc.h"
 #include "engine.h"
+#include "ram.h"
 #include "trace.h"
 
 ColoEngine colo_engine;
@@ -490,6 +491,8 @@ COLOStatus *qmp_query_colo_status(Error **errp)
     ColoEngine *e = &colo_engine;
     COLOStatus *status = g_new0(COLOStatus, 1);
 
+    status->memory = colo_ram_query();
+    status->has_memory = status->memory;
     QEMU_LOCK_GUARD(&e->lock);
     status->mode = e->mode;
     status->last_mode = e->last_mode;

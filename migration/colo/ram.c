@@ -1,5 +1,5 @@
 /*
- * COLO: the secondary's copies of guest memory
+ * COLO: the secondary's memory
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -12,22 +12,34 @@
 #include "qemu/madvise.h"
 #include "qemu/rcu.h"
 #include "qemu/stats64.h"
+#include "qemu/units.h"
 #include "exec/ramblock.h"
 #include "exec/ram_addr.h"
 #include "exec/target_page.h"
 #include "exec/memory.h"
+#include "hw/boards.h"
+#include "qemu/error-report.h"
+#include "system/hostmem.h"
+#include "system/system.h"
 #include "../migration.h"
 #include "../options.h"
 #include "../ram.h"
+#include "cow.h"
 #include "ram.h"
 #include "stage.h"
 #include "trace.h"
+
+/* From this size on it is worth while to know what the SVM has written. */
+#define SMALL_BLOCK (4 * MiB)
 
 typedef struct ColoCopy {
     RAMBlock *rb;
     size_t size;            /* bytes mapped, of base and multifd each */
     uint64_t npages;
+    ColoMemoryKind kind;
+    ColoCow *cow;           /* or NULL, by kind; it owns base */
     uint8_t *base;
+    unsigned long *changed; /* empty but in a commit */
     uint8_t *multifd;       /* what came by multifd, each page at its place */
     unsigned long *by_multifd;  /* pages of it; by channel threads: atomic */
 } ColoCopy;
@@ -37,7 +49,8 @@ static struct {
     unsigned n;
     ColoStage *stage;       /* what came by the link */
     GHashTable *by_block;   /* RAMBlock -> ColoCopy */
-    bool logging;
+    bool ready;             /* set up */
+    bool logging;           /* what the SVM writes */
     bool ended;             /* no page may come any more */
     bool discard_disabled;
     Stat64 pages;
@@ -63,7 +76,95 @@ static bool no_memory(ColoCopy *c, Error **errp)
     return false;
 }
 
-static bool copy_setup(ColoCopy *c, const ColoRamBlock *block, Error **errp)
+ColoMemoryBlockList *colo_ram_query(void)
+{
+    ColoMemoryBlockList *list = NULL, **tail = &list;
+
+    for (unsigned i = 0; i < ram.n && ram.ready && !ram.ended; i++) {
+        const ColoCopy *c = &ram.copies[i];
+        ColoMemoryBlock *block = g_new(ColoMemoryBlock, 1);
+
+        *block = (ColoMemoryBlock) {
+            .name = g_strdup(c->rb->idstr),
+            .size = c->rb->used_length,
+            .kind = c->kind,
+        };
+        QAPI_LIST_APPEND(tail, block);
+    }
+    return list;
+}
+
+/* Does its backend leave it to us where the memory comes from? */
+static bool backend_allows(RAMBlock *rb)
+{
+    Object *owner = memory_region_owner(rb->mr);
+    HostMemoryBackend *backend =
+        (HostMemoryBackend *)object_dynamic_cast(owner, TYPE_MEMORY_BACKEND);
+
+    return !backend || (!backend->prealloc &&
+                        backend->policy == HOST_MEM_POLICY_DEFAULT);
+}
+
+static ColoMemoryKind choose_kind(RAMBlock *rb)
+{
+    if (rb->used_length < SMALL_BLOCK) {
+        return COLO_MEMORY_KIND_COMPARE;
+    }
+    return rb->fd < 0 && !(rb->flags & (RAM_SHARED | RAM_PREALLOC |
+                                        RAM_RESIZEABLE)) &&
+           rb->page_size == TARGET_PAGE_SIZE &&
+           rb->page_size == qemu_real_host_page_size() &&
+           rb->used_length == rb->max_length &&
+           !should_mlock(mlock_state) && backend_allows(rb) ?
+           COLO_MEMORY_KIND_COW : COLO_MEMORY_KIND_LOG;
+}
+
+/* What was advised for the memory of @c and is lost with a mapping. */
+static void advise(ColoCopy *c)
+{
+    void *host = c->rb->host;
+
+    if (machine_mem_merge(current_machine)) {
+        qemu_madvise(host, c->size, QEMU_MADV_MERGEABLE);
+    }
+    if (!machine_dump_guest_core(current_machine)) {
+        qemu_madvise(host, c->size, QEMU_MADV_DONTDUMP);
+    }
+    qemu_madvise(host, c->size, QEMU_MADV_HUGEPAGE);
+    qemu_madvise(host, c->size, QEMU_MADV_DONTFORK);
+}
+
+static bool setup_copy(ColoCopy *c, Error **errp)
+{
+    c->base = colo_map_sparse(c->size);
+    if (!c->base) {
+        return no_memory(c, errp);
+    }
+    take_base(c);
+    return true;
+}
+
+static bool setup_base(ColoCopy *c, Error **errp)
+{
+    Error *err = NULL;
+
+    c->kind = choose_kind(c->rb);
+    if (c->kind == COLO_MEMORY_KIND_COW) {
+        c->cow = colo_cow_new(c->rb->host, c->size, c->rb->idstr, &err);
+        if (c->cow) {
+            c->base = colo_cow_base(c->cow);
+            advise(c);
+        } else {
+            warn_reportf_err(err, "COLO: RAM block '%s' is there twice: ",
+                             c->rb->idstr);
+            c->kind = COLO_MEMORY_KIND_LOG;
+        }
+    }
+    trace_colo_ram_setup(c->rb->idstr, ColoMemoryKind_str(c->kind));
+    return c->cow || setup_copy(c, errp);
+}
+
+static bool block_setup(ColoCopy *c, const ColoRamBlock *block, Error **errp)
 {
     RAMBlock *rb = qemu_ram_block_by_name(block->idstr);
 
@@ -75,10 +176,7 @@ static bool copy_setup(ColoCopy *c, const ColoRamBlock *block, Error **errp)
     c->rb = rb;
     c->size = ROUND_UP(rb->used_length, qemu_real_host_page_size());
     c->npages = rb->used_length >> TARGET_PAGE_BITS;
-    c->base = colo_map_sparse(c->size);
-    if (!c->base) {
-        return no_memory(c, errp);
-    }
+    c->changed = bitmap_new(c->npages);
     if (migrate_multifd()) {
         c->multifd = colo_map_sparse(c->size);
         if (!c->multifd) {
@@ -86,8 +184,7 @@ static bool copy_setup(ColoCopy *c, const ColoRamBlock *block, Error **errp)
         }
         c->by_multifd = bitmap_new(c->npages);
     }
-    take_base(c);
-    return true;
+    return setup_base(c, errp);
 }
 
 /*
@@ -96,10 +193,13 @@ static bool copy_setup(ColoCopy *c, const ColoRamBlock *block, Error **errp)
  */
 static void copy_free(ColoCopy *c)
 {
-    if (c->base) {
+    if (c->cow) {
+        g_clear_pointer(&c->cow, colo_cow_free);
+    } else if (c->base) {
         munmap(c->base, c->size);
-        c->base = NULL;
     }
+    c->base = NULL;
+    g_clear_pointer(&c->changed, g_free);
     if (c->multifd) {
         qemu_madvise(c->multifd, c->size, QEMU_MADV_DONTNEED);
     }
@@ -109,10 +209,17 @@ static void copy_free(ColoCopy *c)
 static bool start_log(Error **errp)
 {
     for (unsigned i = 0; i < ram.n; i++) {
-        ram.copies[i].rb->bmap = bitmap_new(ram.copies[i].npages);
-        ram.copies[i].rb->clear_bmap = NULL;
+        ColoCopy *c = &ram.copies[i];
+
+        if (c->kind == COLO_MEMORY_KIND_LOG) {
+            c->rb->bmap = bitmap_new(c->npages);
+            c->rb->clear_bmap = NULL;
+            ram.logging = true;
+        }
     }
-    ram.logging = true;
+    if (!ram.logging) {
+        return true;
+    }
     if (!memory_global_dirty_log_start(GLOBAL_DIRTY_MIGRATION, errp)) {
         return false;
     }
@@ -120,8 +227,11 @@ static bool start_log(Error **errp)
     for (unsigned i = 0; i < ram.n; i++) {
         ColoCopy *c = &ram.copies[i];
 
-        cpu_physical_memory_sync_dirty_bitmap(c->rb, 0, c->rb->used_length);
-        bitmap_zero(c->rb->bmap, c->npages);
+        if (c->kind == COLO_MEMORY_KIND_LOG) {
+            cpu_physical_memory_sync_dirty_bitmap(c->rb, 0,
+                                                  c->rb->used_length);
+            bitmap_zero(c->rb->bmap, c->npages);
+        }
     }
     return true;
 }
@@ -144,12 +254,13 @@ bool colo_ram_setup(const ColoRamList *layout, Error **errp)
     ram.by_block = g_hash_table_new(NULL, NULL);
     for (unsigned i = 0; i < n; i++) {
         ram.n = i + 1;
-        if (!copy_setup(&ram.copies[i], colo_ramlist_get(layout, i), errp)) {
+        if (!block_setup(&ram.copies[i], colo_ramlist_get(layout, i), errp)) {
             goto fail;
         }
         g_hash_table_insert(ram.by_block, ram.copies[i].rb, &ram.copies[i]);
     }
     if (start_log(errp)) {
+        qatomic_set(&ram.ready, true);
         return true;
     }
 fail:
@@ -167,16 +278,46 @@ static void stop_log(void)
         memory_global_dirty_log_stop(GLOBAL_DIRTY_MIGRATION);
     }
     for (unsigned i = 0; i < ram.n; i++) {
-        g_clear_pointer(&ram.copies[i].rb->bmap, g_free);
+        if (ram.copies[i].kind == COLO_MEMORY_KIND_LOG) {
+            g_clear_pointer(&ram.copies[i].rb->bmap, g_free);
+        }
     }
     ram.logging = false;
 }
 
+/*
+ * The SVM's memory is no copy of anything any more. A page of a private mapping
+ * that was discarded would be the base's and not zero, so it becomes shared
+ * memory, and is known as that.
+ */
+static bool share(ColoCopy *c)
+{
+    Error *err = NULL;
+    int fd = colo_cow_share(c->cow, &err);
+
+    if (fd < 0) {
+        warn_reportf_err(err, "COLO: memory of RAM block '%s' can't be given "
+                         "back to the host any more: ", c->rb->idstr);
+        return false;
+    }
+    c->rb->fd = fd;
+    c->rb->flags |= RAM_SHARED;
+    advise(c);
+    return true;
+}
+
 void colo_ram_stop(void)
 {
+    bool shared = true;
+
     qatomic_set(&ram.ended, true);
     stop_log();
-    if (ram.discard_disabled) {
+    for (unsigned i = 0; i < ram.n; i++) {
+        if (ram.copies[i].cow) {
+            shared &= share(&ram.copies[i]);
+        }
+    }
+    if (ram.discard_disabled && shared) {
         ram_block_discard_disable(false);
         ram.discard_disabled = false;
     }
@@ -239,7 +380,7 @@ bool colo_stage_multifd(MultiFDRecvParams *p, Error **errp)
         error_setg(errp, "multifd: pages after the end of protection");
         return false;
     }
-    if (!qatomic_read(&ram.logging)) {
+    if (!qatomic_read(&ram.ready)) {
         return true;
     }
     c = g_hash_table_lookup(ram.by_block, p->block);
@@ -293,39 +434,68 @@ void colo_ram_trim(void)
     colo_stage_trim(ram.stage);
 }
 
-/* @changed: by the SVM; pages are added to it. */
-static void commit_block(ColoCopy *c, unsigned block, unsigned long *changed)
+/* What the SVM has written since the last commit, to c->changed. */
+static void find_changes(ColoCopy *c)
+{
+    switch (c->kind) {
+    case COLO_MEMORY_KIND_COMPARE:
+        for (uint64_t i = 0; i < c->npages; i++) {
+            size_t at = i << TARGET_PAGE_BITS;
+
+            if (memcmp(c->base + at, c->rb->host + at, TARGET_PAGE_SIZE)) {
+                set_bit(i, c->changed);
+            }
+        }
+        break;
+    case COLO_MEMORY_KIND_LOG:
+        cpu_physical_memory_sync_dirty_bitmap(c->rb, 0, c->rb->used_length);
+        bitmap_copy(c->changed, c->rb->bmap, c->npages);
+        bitmap_zero(c->rb->bmap, c->npages);
+        break;
+    case COLO_MEMORY_KIND_COW:
+        colo_cow_changed(c->cow, c->changed);
+        break;
+    case COLO_MEMORY_KIND__MAX:
+        g_assert_not_reached();
+    }
+}
+
+static void commit_block(ColoCopy *c, unsigned block)
 {
     const unsigned long *staged = colo_stage_map(ram.stage, block);
     ColoStageTarget target = {
         .base = c->base,
-        .svm = c->rb->host,
+        .svm = c->cow ? NULL : c->rb->host,
         .multifd = c->multifd,
         .by_multifd = c->by_multifd,
     };
 
+    find_changes(c);
     if (trace_event_get_state_backends(TRACE_COLO_RAM_COMMIT)) {
         trace_colo_ram_commit(c->rb->idstr,
                               bitmap_count_one(staged, c->npages),
-                              bitmap_count_one(changed, c->npages));
+                              bitmap_count_one(c->changed, c->npages));
     }
-    bitmap_or(changed, changed, staged, c->npages);
+    if (c->cow) {
+        colo_cow_drop(c->cow, c->changed);
+        bitmap_zero(c->changed, c->npages);
+    }
+    bitmap_or(c->changed, c->changed, staged, c->npages);
     if (c->by_multifd) {
-        bitmap_or(changed, changed, c->by_multifd, c->npages);
+        bitmap_or(c->changed, c->changed, c->by_multifd, c->npages);
     }
-    colo_stage_commit(ram.stage, block, changed, &target);
+    colo_stage_commit(ram.stage, block, c->changed, &target);
     forget_multifd(c);
-    bitmap_zero(changed, c->npages);
+    bitmap_zero(c->changed, c->npages);
 }
 
 void colo_ram_commit(void)
 {
-    memory_global_dirty_log_sync(true);
+    if (ram.logging) {
+        memory_global_dirty_log_sync(true);
+    }
     for (unsigned i = 0; i < ram.n; i++) {
-        ColoCopy *c = &ram.copies[i];
-
-        cpu_physical_memory_sync_dirty_bitmap(c->rb, 0, c->rb->used_length);
-        commit_block(c, i, c->rb->bmap);
+        commit_block(&ram.copies[i], i);
     }
     colo_stage_clear(ram.stage);
 }

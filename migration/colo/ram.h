@@ -1,10 +1,19 @@
 /*
- * COLO: the secondary's copies of guest memory
+ * COLO: the secondary's memory
  *
- * Two per RAMBlock: what the SVM runs on, and the base, which is the memory as
- * of the last commit. The pages of the checkpoint under way wait in a stage
- * until it is whole. A commit writes them to base and SVM, and restores from
- * the base what else the SVM has changed.
+ * What the SVM runs on, and the base, which is the memory as of the last
+ * commit. The pages of the checkpoint under way wait in a stage until it is
+ * whole. A commit writes them to the base, and takes the SVM's memory to what
+ * the base has now: what came, and what else the SVM has changed.
+ *
+ * How the SVM's memory and the base are kept apart is decided block by block:
+ *
+ *   COW      the SVM runs on a private mapping of the base (see cow.h): what
+ *            is the same is there once, and the kernel knows what is not
+ *   COMPARE  a copy, looked through at each commit: small blocks
+ *   LOG      a copy, with a log of what the SVM writes: where COW can't be had
+ *            (huge pages, memory that is shared, locked, preallocated, bound
+ *            to NUMA nodes, or can change its size)
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -12,6 +21,7 @@
 #ifndef MIGRATION_COLO_RAM_H
 #define MIGRATION_COLO_RAM_H
 
+#include "qapi/qapi-types-colo.h"
 #include "../multifd.h"
 #include "wire.h"
 
@@ -21,6 +31,9 @@
  * and start to log what the SVM dirties. BQL, VM stopped.
  */
 bool colo_ram_setup(const ColoRamList *layout, Error **errp);
+
+/* How each block is kept, for QMP; NULL if there is none. BQL. */
+ColoMemoryBlockList *colo_ram_query(void);
 
 /* No checkpoint comes any more: the SVM's writes are not logged. BQL. */
 void colo_ram_stop(void);

@@ -187,7 +187,9 @@ void colo_stage_commit(const ColoStage *s, unsigned block,
         if (content) {
             memcpy(t->base + at, content, s->page_size);
         }
-        memcpy(t->svm + at, content ?: t->base + at, s->page_size);
+        if (t->svm) {
+            memcpy(t->svm + at, content ?: t->base + at, s->page_size);
+        }
     }
 }
 

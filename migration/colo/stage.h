@@ -56,7 +56,7 @@ const void *colo_stage_page(const ColoStage *s, unsigned block, uint64_t page);
 /* What a commit of a block works on; all of it is the caller's. */
 typedef struct ColoStageTarget {
     uint8_t *base;              /* the memory as of the last commit */
-    uint8_t *svm;               /* what the SVM runs on */
+    uint8_t *svm;               /* what the SVM runs on; NULL: on the base */
     const uint8_t *multifd;     /* staged by other means, in place; or NULL */
     const unsigned long *by_multifd;    /* pages of @multifd */
 } ColoStageTarget;

@@ -3,6 +3,7 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import re
 import signal
 import time
 
@@ -17,6 +18,7 @@ from colo.util import expect, wait_for
 
 suite = tap.Suite()
 MIB = 32
+FULL_MIB = 128
 HEADER_SIZE = 32            # bytes, of a message of the checkpoint protocol
 
 
@@ -159,6 +161,51 @@ def ahead_within(env):
     most = (time.monotonic() - start) * 256
     early = pair.stats()['pages-ahead'] - before
     expect(0 < early <= most, f'at most {most:.0f} pages ahead', early)
+
+
+def pss_mib(vm):
+    """What this QEMU holds, shared memory in parts"""
+    with open(f'/proc/{vm.proc.pid}/smaps_rollup', encoding='ascii') as f:
+        return int(re.search(r'^Pss:\s+(\d+) kB', f.read(), re.M)[1]) / 1024
+
+
+def kinds(pair):
+    return {b['name']: b['kind'] for b in pair.status(pair.secondary)['memory']}
+
+
+def once(env, side):
+    """The secondary has guest memory once; and can still be told apart."""
+    pair = Pair(env, engine_only(mem=256))
+    pair.start()
+    start_load(pair.primary, FULL_MIB, 400)
+    wait_for(lambda: load_stat(pair.primary)[0] > FULL_MIB * PAGES_PER_MIB, 60,
+             'all of the memory to be written')
+    start_load(pair.primary, FULL_MIB, 2)
+    pair.protect()
+    pair.wait_protected()
+    expect(kinds(pair)['pc.ram'] == 'cow', 'copy-on-write', kinds(pair))
+    pair.wait_checkpoints(3)
+    held = [pss_mib(vm) for vm in (pair.primary, pair.secondary)]
+    env.note(f'PSS in MiB: primary, secondary {held}')
+    expect(held[1] < held[0] + FULL_MIB / 2, "not much more than the primary's "
+           'memory', held)
+    floor = last_tick(pair.primary)
+    (lose_primary if side == 'primary' else lose_secondary)(pair, False)
+    check_alive(pair.primary, floor)
+    check_memory(pair.primary, FULL_MIB)
+
+
+def twice(env):
+    """Memory that is shared already is copied, and all is as ever."""
+    pair = protected(env, mem=128, extra=[
+        '-object', 'memory-backend-memfd,id=mem0,size=128M,share=on',
+        '-machine', 'memory-backend=mem0'])
+    expect(kinds(pair)['mem0'] == 'log', 'a copy with a log', kinds(pair))
+    pair.wait_checkpoints(3)
+    floor = last_tick(pair.primary)
+    lose_primary(pair, False)
+    check_alive(pair.primary, floor)
+    check_memory(pair.primary, MIB)
 
 
 def on_demand(env):
@@ -395,6 +442,8 @@ suite.add('rate/more-than-the-link', 120, dirty_rate, 400,
 suite.add('ahead/random', 60, ahead)
 suite.add('ahead/multifd', 60, ahead, multifd=2)
 suite.add('ahead/bandwidth', 60, ahead_within)
+suite.add('memory/once', 90, once, 'primary')
+suite.add('memory/twice', 90, twice)
 suite.add('on-demand', 50, on_demand)
 suite.add('stopped/primary', 60, stopped_primary, False)
 suite.add('stopped/primary-yank', 60, stopped_primary, True)
