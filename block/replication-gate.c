@@ -302,6 +302,15 @@ BdrvChild *repl_gate_hidden(BlockDriverState *gate)
     return g->hidden;
 }
 
+bool repl_gate_has_saved(BlockDriverState *gate)
+{
+    ReplGate *g = gate->opaque;
+    BdrvDirtyBitmap *to_save = block_copy_dirty_bitmap(g->copy);
+
+    GLOBAL_STATE_CODE();
+    return bdrv_get_dirty_count(to_save) < bdrv_dirty_bitmap_size(to_save);
+}
+
 void repl_gate_restart(BlockDriverState *gate)
 {
     ReplGate *g = gate->opaque;

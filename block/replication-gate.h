@@ -41,6 +41,12 @@ BlockDriverState *repl_gate_insert(BlockDriverState *disk,
 BdrvChild *repl_gate_hidden(BlockDriverState *gate);
 
 /*
+ * Is there old content in the hidden disk, saved since it was last emptied?
+ * BQL, with @gate drained.
+ */
+bool repl_gate_has_saved(BlockDriverState *gate);
+
+/*
  * The hidden disk was emptied: all old content is to be saved anew. BQL, with
  * @gate drained.
  */

@@ -61,6 +61,9 @@ typedef struct ReplNode {
     QEMUTimer *limit;       /* runs in the main AioContext while forwards > 0 */
     strList *peers;         /* node names of the NBD clients below; BQL */
 
+    /* Secondary mode: the active disk was written to; set atomically */
+    bool written;
+
     /* Secondary mode, all BQL; the nodes are valid while running */
     char *top_id;
     BlockDriverState *top;
@@ -367,13 +370,16 @@ static int coroutine_fn GRAPH_RDLOCK
 guest_write(BlockDriverState *bs, ReplWriteKind kind, int64_t offset,
             int64_t bytes, QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
+    ReplNode *s = bs->opaque;
+
     while (true) {
-        switch (write_begin(bs->opaque)) {
+        switch (write_begin(s)) {
         case REPL_IO_FAIL:
             return -EIO;
         case REPL_IO_DROP:
             return 0;
         case REPL_IO_PASS:
+            qatomic_set(&s->written, true);
             return write_child(bs, kind, offset, bytes, qiov, flags);
         case REPL_IO_FORWARD:
             return forward_write(bs, kind, offset, bytes, qiov, flags);
@@ -692,14 +698,42 @@ static void gate_fault(void *opaque, ReplFault fault, int err,
     repl_state_fault(&s->state, fault, err, offset, bytes);
 }
 
-/*
- * Empty the active and the hidden disk and start saving old content anew. The
- * VM is stopped. On an error, which is kept as a fault, the disk is torn.
- */
-static bool empty_overlays(BlockDriverState *bs)
+/* Empty the active and the hidden disk; see empty_overlays(). Both drained. */
+static int GRAPH_RDLOCK do_empty_overlays(BlockDriverState *bs, bool all,
+                                          ReplFault *fault)
 {
     ReplNode *s = bs->opaque;
-    ReplFault fault = REPL_FAULT_EMPTY_ACTIVE;
+    int ret = 0;
+
+    *fault = REPL_FAULT_EMPTY_ACTIVE;
+    if (all || qatomic_read(&s->written)) {
+        ret = bdrv_make_empty(bs->file, NULL);
+        if (ret < 0) {
+            return ret;
+        }
+        qatomic_set(&s->written, false);
+    }
+    *fault = REPL_FAULT_EMPTY_HIDDEN;
+    if (all || repl_gate_has_saved(s->gate)) {
+        ret = bdrv_make_empty(repl_gate_hidden(s->gate), NULL);
+        if (ret < 0) {
+            return ret;
+        }
+        repl_gate_restart(s->gate);
+    }
+    return ret;
+}
+
+/*
+ * Empty the active and the hidden disk and start saving old content anew; not
+ * one that nobody has written to, unless @all: that would cost several syncs
+ * of its file. The VM is stopped. On an error, which is kept as a fault, the
+ * disk is torn.
+ */
+static bool empty_overlays(BlockDriverState *bs, bool all)
+{
+    ReplNode *s = bs->opaque;
+    ReplFault fault;
     int ret;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
@@ -709,15 +743,8 @@ static bool empty_overlays(BlockDriverState *bs)
     bdrv_drained_begin(bs);
     bdrv_drained_begin(s->gate);
     bdrv_graph_rdlock_main_loop();
-    ret = bdrv_make_empty(bs->file, NULL);
-    if (ret >= 0) {
-        fault = REPL_FAULT_EMPTY_HIDDEN;
-        ret = bdrv_make_empty(repl_gate_hidden(s->gate), NULL);
-    }
+    ret = do_empty_overlays(bs, all, &fault);
     bdrv_graph_rdunlock_main_loop();
-    if (ret >= 0) {
-        repl_gate_restart(s->gate);
-    }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         if (ret >= 0) {
             repl_state_emptied(&s->state);
@@ -999,7 +1026,7 @@ static void secondary_start(BlockDriverState *bs, Error **errp)
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         repl_state_started(&s->state);
     }
-    if (!empty_overlays(bs)) {
+    if (!empty_overlays(bs, true)) {
         get_fault(bs, errp);
         WITH_QEMU_LOCK_GUARD(&s->lock) {
             repl_state_stopped(&s->state);
@@ -1010,7 +1037,7 @@ static void secondary_start(BlockDriverState *bs, Error **errp)
 
 static void secondary_checkpoint(BlockDriverState *bs, Error **errp)
 {
-    if (!empty_overlays(bs)) {
+    if (!empty_overlays(bs, false)) {
         get_fault(bs, errp);
     }
 }
@@ -1020,7 +1047,7 @@ static void secondary_stop(BlockDriverState *bs, Error **errp)
 {
     ReplNode *s = bs->opaque;
 
-    if (!empty_overlays(bs)) {
+    if (!empty_overlays(bs, true)) {
         get_fault(bs, errp);
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
@@ -1174,7 +1201,7 @@ static void secondary_failover(BlockDriverState *bs, Error **errp)
 {
     ReplNode *s = bs->opaque;
 
-    if (s->state.torn && !empty_overlays(bs)) {
+    if (s->state.torn && !empty_overlays(bs, true)) {
         secondary_cut_off(bs);
         WITH_QEMU_LOCK_GUARD(&s->lock) {
             repl_state_merged(&s->state, -EIO);

@@ -1192,6 +1192,35 @@ static void test_empty_recovers(void)
     secondary_close(&s);
 }
 
+/* A checkpoint does not touch an overlay that nobody has written to. */
+static void test_empty_untouched(void)
+{
+    Secondary s;
+
+    secondary_start(&s);
+    fault("active-fault")->write_error = -EIO;
+    fault("hidden-fault")->write_error = -EIO;
+    replication_do_checkpoint_all(&error_abort);
+
+    fault("active-fault")->write_error = 0;
+    g_assert_cmpint(put(s.guest, 0, CHUNK, 0x33), ==, 0);
+    replication_do_checkpoint_all(&error_abort);
+    check_is(s.guest, 0, CHUNK, 0x11);
+
+    fault("active-fault")->write_error = -EIO;
+    fault("hidden-fault")->write_error = 0;
+    g_assert_cmpint(put(s.peer, 0, CHUNK, 0x22), ==, 0);
+    check_is(s.guest, 0, CHUNK, 0x11);
+    replication_do_checkpoint_all(&error_abort);
+    check_is(s.guest, 0, CHUNK, 0x22);
+
+    fault("hidden-fault")->write_error = -EIO;
+    replication_do_checkpoint_all(&error_abort);
+    fault("active-fault")->write_error = 0;
+    fault("hidden-fault")->write_error = 0;
+    secondary_stop(&s);
+}
+
 static void test_merge_fails(void)
 {
     Secondary s;
@@ -1651,6 +1680,7 @@ int main(int argc, char **argv)
     g_test_add_func(SECONDARY "empty-active-fails", test_empty_active_fails);
     g_test_add_func(SECONDARY "empty-hidden-fails", test_empty_hidden_fails);
     g_test_add_func(SECONDARY "empty-recovers", test_empty_recovers);
+    g_test_add_func(SECONDARY "empty-untouched", test_empty_untouched);
     g_test_add_func(SECONDARY "merge-fails", test_merge_fails);
     g_test_add_func(SECONDARY "close-in-merge", test_close_in_merge);
     g_test_add_func(SECONDARY "unplugged", test_unplugged);
