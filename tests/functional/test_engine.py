@@ -69,6 +69,28 @@ def failover(env, side, inside, again=False, **changes):
         check_memory(pair.primary, MIB)
 
 
+def messages(vm):
+    """What a QEMU has said so far, with what it traces"""
+    with open(vm.stderr_path, encoding='utf-8') as f:
+        return f.read()
+
+
+def no_flush(env):
+    """Disks are flushed when management stops the VM, not at a checkpoint."""
+    pair = protected(env, extra=['-trace', 'vm_stop_flush_all'])
+    before = [messages(vm).count('vm_stop_flush_all')
+              for vm in (pair.primary, pair.secondary)]
+    pair.wait_checkpoints(3)
+    after = [messages(vm).count('vm_stop_flush_all')
+             for vm in (pair.primary, pair.secondary)]
+    expect(after == before, 'no flush of all disks', (before, after))
+    pair.kill_secondary()
+    pair.primary_failover()
+    pair.primary.qmp.cmd('stop')
+    expect(messages(pair.primary).count('vm_stop_flush_all') > after[0],
+           'a flush when the VM is stopped', messages(pair.primary))
+
+
 def cut_inside_message(env, side, offset):
     """A link that ends within a message has ended: nobody waits for it."""
     relay = Relay(('0.0.0.0', 19998), ('127.0.0.1', 9998))
@@ -83,8 +105,7 @@ def cut_inside_message(env, side, offset):
     survivor.qmp.wait_event('COLO_EXIT', 30, pair.mark[survivor])
     pair.lose(side)
     check_alive(survivor, floor)
-    with open(survivor.stderr_path, encoding='utf-8') as f:
-        said = f.read()
+    said = messages(survivor)
     expect('COLO: protection is lost' in said and
            'colo_takeover_timeout' not in said,
            'no waiting for a peer that is gone', said)
@@ -445,6 +466,7 @@ suite.add('ahead/bandwidth', 60, ahead_within)
 suite.add('memory/once', 90, once, 'primary')
 suite.add('memory/twice', 90, twice)
 suite.add('on-demand', 50, on_demand)
+suite.add('no-flush', 50, no_flush)
 suite.add('stopped/primary', 60, stopped_primary, False)
 suite.add('stopped/primary-yank', 60, stopped_primary, True)
 suite.add('stopped/secondary', 60, stopped_secondary, False)
