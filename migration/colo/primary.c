@@ -12,6 +12,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-migration.h"
+#include "qapi/qapi-events-colo.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
@@ -545,21 +546,28 @@ static void go_on(ColoPrimaryRun *r, Shot *shot)
 
 static void count(ColoPrimaryRun *r, const Shot *shot)
 {
-    ColoTotals *t = &r->machine.progress.totals;
+    const ColoTotals *t = &r->machine.progress.totals;
+    g_autoptr(ColoCheckpoint) event = NULL;
     ColoCheckpointStats stats = {
         .epoch = shot->epoch,
         .pages_ahead = shot->ahead,
         .reason = shot->reason,
         .pause = shot->pause,
+        .held = shot->phase_us - shot->stopped_us,
         .phases = shot->phases,
     };
 
-    trace_colo_checkpoint_committed(shot->epoch, stats.pause);
-    QEMU_LOCK_GUARD(&e->lock);
-    stats.pages = t->pages;
-    stats.zero_pages = t->zero_pages;
-    stats.bytes = t->bytes;
-    colo_stats_add(&e->stats, &stats);
+    trace_colo_checkpoint_committed(shot->epoch, stats.pause, stats.held);
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        stats.pages = t->pages;
+        stats.zero_pages = t->zero_pages;
+        stats.bytes = t->bytes;
+        colo_stats_add(&e->stats, &stats);
+    }
+    if (migrate_events()) {
+        event = colo_stats_checkpoint(&stats);
+        qapi_event_send_colo_checkpoint(event);
+    }
 }
 
 static bool finish(ColoPrimaryRun *r, Shot *shot, Error **errp)

@@ -20,6 +20,12 @@ static void add_phases(ColoPhases *sum, const ColoPhases *p)
     sum->release += p->release;
 }
 
+static void add_time(ColoStatsTimes *t, uint64_t us)
+{
+    t->ring[t->n++ % COLO_STATS_TIMES] = us;
+    t->max = MAX(t->max, us);
+}
+
 void colo_stats_add(ColoStats *s, const ColoCheckpointStats *c)
 {
     s->last = *c;
@@ -30,8 +36,8 @@ void colo_stats_add(ColoStats *s, const ColoCheckpointStats *c)
     s->pages_ahead += c->pages_ahead;
     s->bytes += c->bytes;
     add_phases(&s->phases, &c->phases);
-    s->pause_max = MAX(s->pause_max, c->pause);
-    s->pauses[s->n_pauses++ % COLO_STATS_PAUSES] = c->pause;
+    add_time(&s->pause, c->pause);
+    add_time(&s->held, c->held);
 }
 
 static int compare_u64(const void *a, const void *b)
@@ -41,17 +47,39 @@ static int compare_u64(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-uint64_t colo_stats_median(const ColoStats *s)
+static ColoTimes *query_times(const ColoStatsTimes *t)
 {
-    size_t n = MIN(s->n_pauses, COLO_STATS_PAUSES);
-    g_autofree uint64_t *sorted = NULL;
+    ColoTimes *q = g_new0(ColoTimes, 1);
+    size_t n = MIN(t->n, COLO_STATS_TIMES);
+    g_autofree uint64_t *sorted = g_memdup2(t->ring, n * sizeof(sorted[0]));
 
-    if (!n) {
-        return 0;
+    if (n) {
+        qsort(sorted, n, sizeof(sorted[0]), compare_u64);
+        q->last = t->ring[(t->n - 1) % COLO_STATS_TIMES];
+        q->median = n % 2 ? sorted[n / 2] :
+                            (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+        q->p99 = sorted[DIV_ROUND_UP(n * 99, 100) - 1];
+        q->max = t->max;
     }
-    sorted = g_memdup2(s->pauses, n * sizeof(sorted[0]));
-    qsort(sorted, n, sizeof(sorted[0]), compare_u64);
-    return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+    return q;
+}
+
+ColoCheckpoint *colo_stats_checkpoint(const ColoCheckpointStats *c)
+{
+    ColoCheckpoint *q = g_new(ColoCheckpoint, 1);
+
+    *q = (ColoCheckpoint) {
+        .epoch = c->epoch,
+        .reason = c->reason,
+        .pages = c->pages,
+        .zero_pages = c->zero_pages,
+        .pages_ahead = c->pages_ahead,
+        .bytes = c->bytes,
+        .pause = c->pause,
+        .held = c->held,
+        .phases = g_memdup2(&c->phases, sizeof(c->phases)),
+    };
+    return q;
 }
 
 ColoStatistics *colo_stats_query(const ColoStats *s)
@@ -64,10 +92,9 @@ ColoStatistics *colo_stats_query(const ColoStats *s)
     q->zero_pages = s->zero_pages;
     q->pages_ahead = s->pages_ahead;
     q->bytes = s->bytes;
-    q->pause_last = s->last.pause;
-    q->pause_max = s->pause_max;
-    q->pause_median = colo_stats_median(s);
-    q->phases_last = g_memdup2(&s->last.phases, sizeof(s->last.phases));
+    q->pause = query_times(&s->pause);
+    q->held = query_times(&s->held);
+    q->last = s->pause.n ? colo_stats_checkpoint(&s->last) : NULL;
     q->phases_total = g_memdup2(&s->phases, sizeof(s->phases));
     for (int i = 0; i < COLO_CHECKPOINT_REASON__MAX; i++) {
         if (s->by_reason[i]) {

@@ -11,9 +11,9 @@
 
 #include "qapi/qapi-types-colo.h"
 
-#define COLO_STATS_PAUSES 1024      /* pauses the median is taken of */
+#define COLO_STATS_TIMES 1024       /* that quantiles are taken of */
 
-/* What is known of one checkpoint once it is committed */
+/* What is known of one checkpoint once it is committed; see ColoCheckpoint */
 typedef struct ColoCheckpointStats {
     uint64_t epoch;
     ColoCheckpointReason reason;
@@ -22,8 +22,16 @@ typedef struct ColoCheckpointStats {
     uint64_t pages_ahead;           /* of both, sent while the PVM ran */
     uint64_t bytes;
     uint64_t pause;                 /* of the PVM, us */
+    uint64_t held;                  /* its output, us */
     ColoPhases phases;              /* us */
 } ColoCheckpointStats;
+
+/* Times of checkpoints, us */
+typedef struct ColoStatsTimes {
+    uint64_t ring[COLO_STATS_TIMES];
+    uint64_t n;                     /* ever */
+    uint64_t max;
+} ColoStatsTimes;
 
 typedef struct ColoStats {
     ColoCheckpointStats last;
@@ -34,16 +42,15 @@ typedef struct ColoStats {
     uint64_t pages_ahead;
     uint64_t bytes;
     ColoPhases phases;              /* us */
-    uint64_t pause_max;             /* us */
-    uint64_t pauses[COLO_STATS_PAUSES]; /* us; a ring */
-    uint64_t n_pauses;              /* ever */
+    ColoStatsTimes pause;
+    ColoStatsTimes held;
 } ColoStats;
 
 /* Count the checkpoint @c. */
 void colo_stats_add(ColoStats *s, const ColoCheckpointStats *c);
 
-/* The median of the last pauses in microseconds, 0 if there was none. */
-uint64_t colo_stats_median(const ColoStats *s);
+/* @c as QMP has it; the caller frees it. */
+ColoCheckpoint *colo_stats_checkpoint(const ColoCheckpointStats *c);
 
 /* As QMP returns it; the caller frees it. */
 ColoStatistics *colo_stats_query(const ColoStats *s);

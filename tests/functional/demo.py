@@ -49,7 +49,7 @@ class Demo:
             self.reasons[entry['reason']] = \
                 self.reasons.get(entry['reason'], 0) + entry['count']
         if stats:
-            self.pauses.append((stats['pause-median'], stats['pause-max'],
+            self.pauses.append((stats['pause']['median'], stats['pause']['max'],
                                 sum(c['count']
                                     for c in stats['checkpoints'])))
 

@@ -242,16 +242,46 @@ def on_demand(env):
            'checkpoints by request and by period', reasons)
     stats = pair.stats()
     expect(stats['epoch'] >= count + 4 and stats['pages'] > 0 and
-           0 < stats['pause-median'] <= stats['pause-max'],
+           all(0 < t['median'] <= t['p99'] <= t['max'] and
+               0 < t['last'] <= t['max']
+               for t in (stats['pause'], stats['held'])),
            'statistics that add up', stats)
     expect(sum(c['bytes'] for c in stats['checkpoints']) == stats['bytes'],
            "the reasons' bytes to be all bytes", stats)
-    phases = stats['phases-last']
+    last = stats['last']
+    phases = last['phases']
     pause = sum(phases[name] for name in ('stop', 'sync', 'device', 'copy',
                                           'resume'))
-    expect(pause == stats['pause-last'] and phases['merge'] > 0 and
+    held = pause + sum(phases[name] for name in ('send', 'commit', 'release'))
+    expect(pause == last['pause'] == stats['pause']['last'] and
+           held == last['held'] == stats['held']['last'] and
+           phases['merge'] > 0 and
            all(stats['phases-total'][n] >= t for n, t in phases.items()),
-           'phases that make up the pause', stats)
+           'phases that make up the pause, and what output waits', stats)
+
+
+def events(env):
+    """Each checkpoint is told, where that is asked for; HMP has the sums."""
+    pair = Pair(env, engine_only(delay=600000))
+    pair.start()
+    vm = pair.primary
+    vm.qmp.cmd('migrate-set-capabilities', {'capabilities': [
+        {'capability': 'events', 'state': True}]})
+    pair.protect()
+    pair.wait_protected()
+    mark = vm.qmp.mark()
+    pair.checkpoint()
+    told = vm.qmp.wait_event(
+        'COLO_CHECKPOINT', 30, mark,
+        lambda data: data['epoch'] == pair.stats()['epoch'])['data']
+    expect(told == pair.stats()['last'] and told['reason'] == 'request',
+           'the same as query-colo-status', (told, pair.stats()))
+    info = vm.qmp.hmp('info colo')
+    expect(f'epoch: {told["epoch"]}' in info and 'request' in info and
+           'held' in info, 'info colo to tell the same', info)
+    info = pair.secondary.qmp.hmp('info colo')
+    expect('mode: secondary' in info and 'pc.ram' in info,
+           "info colo to tell how a secondary's memory is kept", info)
 
 
 def stopped_primary(env, yank):
@@ -467,6 +497,7 @@ suite.add('memory/once', 90, once, 'primary')
 suite.add('memory/twice', 90, twice)
 suite.add('on-demand', 50, on_demand)
 suite.add('no-flush', 50, no_flush)
+suite.add('events', 50, events)
 suite.add('stopped/primary', 60, stopped_primary, False)
 suite.add('stopped/primary-yank', 60, stopped_primary, True)
 suite.add('stopped/secondary', 60, stopped_secondary, False)
