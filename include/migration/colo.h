@@ -77,6 +77,12 @@ bool coroutine_fn colo_incoming_co(Error **errp);
 /* After colo_incoming_co(): has this side become the sole survivor? BQL. */
 bool colo_incoming_serves(void);
 
+/*
+ * Is a checkpoint being loaded, which has told TCG of all memory it changed?
+ * What was translated from the rest is still right. BQL.
+ */
+bool colo_keeps_translations(void);
+
 /* The incoming migration is over; give back what COLO took. BQL. */
 void colo_incoming_end(void);
 

@@ -13,6 +13,7 @@
 #include "qemu/rcu.h"
 #include "qemu/stats64.h"
 #include "qemu/units.h"
+#include "exec/exec-all.h"
 #include "exec/ramblock.h"
 #include "exec/ram_addr.h"
 #include "exec/target_page.h"
@@ -21,6 +22,7 @@
 #include "qemu/error-report.h"
 #include "system/hostmem.h"
 #include "system/system.h"
+#include "system/tcg.h"
 #include "../migration.h"
 #include "../options.h"
 #include "../ram.h"
@@ -460,6 +462,30 @@ static void find_changes(ColoCopy *c)
     }
 }
 
+/*
+ * Have TCG forget what it has translated from changed pages. It does not see
+ * these changes, and marks pages that it has translated as clean.
+ */
+static void forget_code(ColoCopy *c)
+{
+    uint64_t end;
+
+    if (!tcg_enabled()) {
+        return;
+    }
+    for (uint64_t page = find_first_bit(c->changed, c->npages);
+         page < c->npages; page = find_next_bit(c->changed, c->npages, end)) {
+        ram_addr_t start = c->rb->offset + (page << TARGET_PAGE_BITS);
+        ram_addr_t len;
+
+        end = find_next_zero_bit(c->changed, c->npages, page);
+        len = (end - page) << TARGET_PAGE_BITS;
+        if (!cpu_physical_memory_all_dirty(start, len, DIRTY_MEMORY_CODE)) {
+            tb_invalidate_phys_range(start, start + len - 1);
+        }
+    }
+}
+
 static void commit_block(ColoCopy *c, unsigned block)
 {
     const unsigned long *staged = colo_stage_map(ram.stage, block);
@@ -478,13 +504,13 @@ static void commit_block(ColoCopy *c, unsigned block)
     }
     if (c->cow) {
         colo_cow_drop(c->cow, c->changed);
-        bitmap_zero(c->changed, c->npages);
     }
     bitmap_or(c->changed, c->changed, staged, c->npages);
     if (c->by_multifd) {
         bitmap_or(c->changed, c->changed, c->by_multifd, c->npages);
     }
     colo_stage_commit(ram.stage, block, c->changed, &target);
+    forget_code(c);
     forget_multifd(c);
     bitmap_zero(c->changed, c->npages);
 }

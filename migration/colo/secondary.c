@@ -64,6 +64,7 @@ static ColoEngine *const e = &colo_engine;
 /* BQL: set while there is a run. */
 static ColoSecondaryRun *current;
 static bool incoming_serves;
+static bool loading;            /* device state of a checkpoint; BQL */
 
 static void note_error(ColoSecondaryRun *r, Error *err)
 {
@@ -334,7 +335,9 @@ static bool load_device_state(ColoSecondaryRun *r, Error **errp)
     buffer->usage = len;
     f = qemu_file_new_input(QIO_CHANNEL(buffer));
     cpu_synchronize_all_pre_loadvm();
+    loading = true;
     ret = qemu_load_device_state(f);
+    loading = false;
     qemu_fclose(f);
     object_unref(OBJECT(buffer));
     if (ret < 0) {
@@ -751,6 +754,11 @@ void colo_secondary_join(void)
         qemu_thread_join(&current->thread);
         bql_lock();
     }
+}
+
+bool colo_keeps_translations(void)
+{
+    return loading;
 }
 
 bool migration_incoming_colo_enabled(void)

@@ -50,6 +50,11 @@ bool migration_in_colo_state(void)
     return false;
 }
 
+bool colo_keeps_translations(void)
+{
+    return false;
+}
+
 bool migration_incoming_colo_enabled(void)
 {
     return false;

@@ -19,9 +19,11 @@ enum { PAGE = 4096, WORDS = PAGE / 8, STEP_MS = 10 };
 
 /*
  * KIND_ZERO: every other page, of which each second pass makes zero pages that
- * have no neighbours.
+ * have no neighbours. KIND_CODE: a function that tells the pass, x86 code.
  */
-typedef enum Kind { KIND_RANDOM, KIND_TEXT, KIND_WORD, KIND_ZERO } Kind;
+typedef enum Kind {
+    KIND_RANDOM, KIND_TEXT, KIND_WORD, KIND_ZERO, KIND_CODE
+} Kind;
 
 static struct {
     pthread_mutex_t lock;
@@ -45,6 +47,9 @@ static uint64_t word_of(Kind kind, size_t page, uint64_t pass, size_t i)
         return splitmix64(&seed);
     case KIND_TEXT:
         return 0x6f6c6f6320757065ull + pass;
+    case KIND_CODE:
+        /* mov $pass, %eax; ret; nop; nop */
+        return 0x9090c300000000b8ull | (pass & UINT32_MAX) << 8;
     default:
         return ~pass;
     }
@@ -53,12 +58,20 @@ static uint64_t word_of(Kind kind, size_t page, uint64_t pass, size_t i)
 /* Words of a page that carry content, beside the first: its pass. */
 static size_t words_of(Kind kind)
 {
-    return kind == KIND_WORD ? 2 : WORDS;
+    return kind == KIND_WORD || kind == KIND_CODE ? 2 : WORDS;
 }
 
 static bool is_zero(Kind kind, uint64_t pass)
 {
     return kind == KIND_ZERO && pass % 2 == 0;
+}
+
+/* What the code in the page says, which may be another than can be read. */
+static uint32_t run_page(const uint64_t *p)
+{
+    uint32_t (*function)(void) = (uint32_t (*)(void))(p + 1);
+
+    return function();
 }
 
 static bool page_good(Kind kind, size_t page, const uint64_t *p)
@@ -71,7 +84,7 @@ static bool page_good(Kind kind, size_t page, const uint64_t *p)
             return false;
         }
     }
-    return true;
+    return kind != KIND_CODE || run_page(p) == (uint32_t)p[0];
 }
 
 static void write_next(void)
@@ -94,6 +107,9 @@ static void write_next(void)
             p[i] = word_of(load.kind, page, pass + 1, i);
         }
         p[0] = pass + 1;
+    }
+    if (load.kind == KIND_CODE) {
+        run_page(p);            /* so that it is translated */
     }
     load.written++;
     load.next = (page + 1) % load.npages;
@@ -136,10 +152,13 @@ static const char *load_start(unsigned mib, const char *kind)
         load.kind = KIND_WORD;
     } else if (!strcmp(kind, "zero")) {
         load.kind = KIND_ZERO;
+    } else if (!strcmp(kind, "code")) {
+        load.kind = KIND_CODE;
     } else {
-        return "kind is random, text, word or zero";
+        return "kind is random, text, word, zero or code";
     }
-    mem = mmap(NULL, (size_t)mib << 20, PROT_READ | PROT_WRITE,
+    mem = mmap(NULL, (size_t)mib << 20, PROT_READ | PROT_WRITE |
+               (load.kind == KIND_CODE ? PROT_EXEC : 0),
                MAP_PRIVATE | MAP_ANONYMOUS |
                /* so that pages that are neighbours here are in RAM, too */
                (load.kind == KIND_ZERO ? MAP_POPULATE : 0), -1, 0);
