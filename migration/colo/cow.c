@@ -157,24 +157,31 @@ static bool is_private(uint64_t entry)
     return (entry & (PM_PRESENT | PM_SWAPPED)) && !(entry & PM_FILE);
 }
 
-void colo_cow_changed(ColoCow *c, unsigned long *map)
+bool colo_cow_written(ColoCow *c, size_t first, size_t n, unsigned long *map)
 {
     uint64_t entries[ENTRIES];
-    size_t npages = c->size / c->page_size;
 
-    for (size_t page = 0; page < npages; page += ENTRIES) {
-        size_t n = MIN(ENTRIES, npages - page);
-
-        if (!read_pagemap(c, entries, page, n)) {
-            /* what was not written may be dropped as well */
-            bitmap_set(map, page, n);
-            continue;
+    for (size_t end = first + n; first < end; first += ENTRIES) {
+        n = MIN(ENTRIES, end - first);
+        if (!read_pagemap(c, entries, first, n)) {
+            return false;
         }
         for (size_t i = 0; i < n; i++) {
             if (is_private(entries[i])) {
-                set_bit(page + i, map);
+                set_bit(first + i, map);
             }
         }
+    }
+    return true;
+}
+
+void colo_cow_changed(ColoCow *c, unsigned long *map)
+{
+    size_t npages = c->size / c->page_size;
+
+    if (!colo_cow_written(c, 0, npages, map)) {
+        /* what was not written may be dropped as well */
+        bitmap_set(map, 0, npages);
     }
 }
 

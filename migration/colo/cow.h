@@ -38,8 +38,16 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(ColoCow, colo_cow_free)
 uint8_t *colo_cow_base(ColoCow *c);
 
 /*
- * Set the bits in @map, which has one for each host page, of pages that have
- * been written since they were last dropped.
+ * Set the bits in @map, which has one for each host page, of those of the @n
+ * pages from @first on that have been written since they were last dropped.
+ * They stay so, and what the base has there is not seen, until they are dropped
+ * again; others may be written to meanwhile. False: it can't be told.
+ */
+bool colo_cow_written(ColoCow *c, size_t first, size_t n, unsigned long *map);
+
+/*
+ * The same for all pages, to which nobody writes meanwhile; some may be set
+ * without need.
  */
 void colo_cow_changed(ColoCow *c, unsigned long *map);
 

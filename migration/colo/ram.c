@@ -340,9 +340,54 @@ void colo_ram_free(void)
     }
 }
 
+/* Add @part to the @n entries of @iov. Returns how many it has then. */
+static size_t iov_append(struct iovec *iov, size_t n, const struct iovec *part)
+{
+    struct iovec *last = n ? &iov[n - 1] : NULL;
+
+    if (last && (uint8_t *)last->iov_base + last->iov_len == part->iov_base) {
+        last->iov_len += part->iov_len;
+    } else {
+        iov[n++] = *part;
+    }
+    return n;
+}
+
+/*
+ * Stage pages of a block that is copy-on-write. What the SVM has written it
+ * has for itself, be it that it takes over: the base is free to receive those.
+ */
+static size_t stage_cow(ColoCopy *c, unsigned block, const ColoRun *run,
+                        struct iovec *iov)
+{
+    uint64_t end = run->first + run->count;
+    size_t n = 0;
+
+    bitmap_clear(c->changed, run->first, run->count);
+    if (!colo_cow_written(c->cow, run->first, run->count, c->changed)) {
+        bitmap_clear(c->changed, run->first, run->count);
+    }
+    for (uint64_t page = run->first; page < end; page++) {
+        struct iovec to = {
+            .iov_base = c->base + (page << TARGET_PAGE_BITS),
+            .iov_len = TARGET_PAGE_SIZE,
+        };
+
+        if (test_bit(page, c->changed)) {
+            colo_stage_forget(ram.stage, block, page);
+        } else {
+            colo_stage_data(ram.stage, block, page, 1, &to);
+        }
+        n = iov_append(iov, n, &to);
+    }
+    bitmap_clear(c->changed, run->first, run->count);
+    return n;
+}
+
 size_t colo_ram_stage(const ColoMsg *msg, struct iovec *iov)
 {
     unsigned block = msg->pages.block;
+    ColoCopy *c = &ram.copies[block];
     size_t n = 0;
 
     for (unsigned i = 0; i < msg->pages.runs->len; i++) {
@@ -350,6 +395,8 @@ size_t colo_ram_stage(const ColoMsg *msg, struct iovec *iov)
 
         if (run->flags == COLO_RUN_ZERO) {
             colo_stage_zero(ram.stage, block, run->first, run->count);
+        } else if (c->cow) {
+            n += stage_cow(c, block, run, iov + n);
         } else {
             n += colo_stage_data(ram.stage, block, run->first, run->count,
                                  iov + n);

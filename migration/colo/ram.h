@@ -3,8 +3,9 @@
  *
  * What the SVM runs on, and the base, which is the memory as of the last
  * commit. The pages of the checkpoint under way wait in a stage until it is
- * whole. A commit writes them to the base, and takes the SVM's memory to what
- * the base has now: what came, and what else the SVM has changed.
+ * whole, or in the base where the SVM does not see it. A commit completes the
+ * base, and takes the SVM's memory to what it has now: what came, and what else
+ * the SVM has changed.
  *
  * How the SVM's memory and the base are kept apart is decided block by block:
  *

@@ -11,13 +11,11 @@
 #include "qemu/madvise.h"
 #include "stage.h"
 
-/* In StageBlock::slot; other values are a place in the arena, in pages */
-#define SLOT_ZERO UINT32_MAX
-
 typedef struct StageBlock {
     uint64_t npages;
     unsigned long *staged;
-    uint32_t *slot;             /* valid where staged */
+    unsigned long *placed;      /* has a place in the arena, or else is zero */
+    uint32_t *slot;             /* that place, in pages */
 } StageBlock;
 
 struct ColoStage {
@@ -60,7 +58,7 @@ ColoStage *colo_stage_new(const ColoRamList *ram, Error **errp)
 
     s->page_size = ram->page_size;
     s->capacity = all_pages(ram);
-    if (s->capacity >= SLOT_ZERO) {
+    if (s->capacity >= UINT32_MAX) {
         error_setg(errp, "%" PRIu64 " pages of guest memory are more than "
                    "checkpoints can have", s->capacity);
         return NULL;
@@ -79,6 +77,7 @@ ColoStage *colo_stage_new(const ColoRamList *ram, Error **errp)
 
         b->npages = colo_ramlist_pages(ram, i);
         b->staged = bitmap_new(b->npages);
+        b->placed = bitmap_new(b->npages);
         b->slot = g_new0(uint32_t, b->npages);
     }
     return g_steal_pointer(&s);
@@ -91,6 +90,7 @@ void colo_stage_free(ColoStage *s)
     }
     for (unsigned i = 0; i < s->nblocks; i++) {
         g_free(s->blocks[i].staged);
+        g_free(s->blocks[i].placed);
         g_free(s->blocks[i].slot);
     }
     g_free(s->blocks);
@@ -105,11 +105,12 @@ void colo_stage_free(ColoStage *s)
 static uint8_t *place(ColoStage *s, StageBlock *b, uint64_t page)
 {
     /* at most once for each page, so that the arena has room */
-    if (!test_bit(page, b->staged) || b->slot[page] == SLOT_ZERO) {
+    if (!test_bit(page, b->placed)) {
         assert(s->used < s->capacity);
         b->slot[page] = s->used++;
-        set_bit(page, b->staged);
+        set_bit(page, b->placed);
     }
+    set_bit(page, b->staged);
     return s->arena + b->slot[page] * s->page_size;
 }
 
@@ -138,13 +139,17 @@ void colo_stage_zero(ColoStage *s, unsigned block, uint64_t first,
     StageBlock *b = &s->blocks[block];
 
     for (uint64_t page = first; page < first + count; page++) {
-        if (!test_bit(page, b->staged)) {
-            b->slot[page] = SLOT_ZERO;
-            set_bit(page, b->staged);
-        } else if (b->slot[page] != SLOT_ZERO) {
+        if (test_bit(page, b->placed)) {
             memset(place(s, b, page), 0, s->page_size);
+        } else {
+            set_bit(page, b->staged);
         }
     }
+}
+
+void colo_stage_forget(ColoStage *s, unsigned block, uint64_t page)
+{
+    clear_bit(page, s->blocks[block].staged);
 }
 
 const unsigned long *colo_stage_map(const ColoStage *s, unsigned block)
@@ -156,8 +161,8 @@ const void *colo_stage_page(const ColoStage *s, unsigned block, uint64_t page)
 {
     const StageBlock *b = &s->blocks[block];
 
-    return b->slot[page] == SLOT_ZERO ? s->zero :
-           s->arena + b->slot[page] * s->page_size;
+    return test_bit(page, b->placed) ?
+           s->arena + b->slot[page] * s->page_size : s->zero;
 }
 
 /* What is to be in @page from now on; NULL: what the base has */
@@ -197,6 +202,7 @@ void colo_stage_clear(ColoStage *s)
 {
     for (unsigned i = 0; i < s->nblocks; i++) {
         bitmap_zero(s->blocks[i].staged, s->blocks[i].npages);
+        bitmap_zero(s->blocks[i].placed, s->blocks[i].npages);
     }
     s->populated = MAX(s->populated, s->used);
     s->used = 0;

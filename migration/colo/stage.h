@@ -47,6 +47,9 @@ size_t colo_stage_data(ColoStage *s, unsigned block, uint64_t first,
 void colo_stage_zero(ColoStage *s, unsigned block, uint64_t first,
                      uint32_t count);
 
+/* A page of block @block that may have been staged is to be as it was. */
+void colo_stage_forget(ColoStage *s, unsigned block, uint64_t page);
+
 /* A bit for each page of block @block: is it staged? Owned by @s. */
 const unsigned long *colo_stage_map(const ColoStage *s, unsigned block);
 

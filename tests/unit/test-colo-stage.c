@@ -58,6 +58,15 @@ static size_t put(Fixture *f, uint64_t first, uint32_t count, uint8_t byte)
     return n;
 }
 
+/* Some pages are as if they had never been staged. */
+static void forget(Fixture *f, uint64_t first, uint32_t count)
+{
+    for (uint64_t page = first; page < first + count; page++) {
+        colo_stage_forget(f->stage, 1, page);
+        f->expected[page] = -1;
+    }
+}
+
 static void check(Fixture *f)
 {
     const unsigned long *map = colo_stage_map(f->stage, 1);
@@ -80,7 +89,10 @@ static void clear(Fixture *f)
     memset(f->expected, -1, sizeof(f->expected));
 }
 
-/* Pages come again and again, as data and as zero: the last one counts. */
+/*
+ * Pages come again and again, as data and as zero, and some are forgotten: the
+ * last one counts.
+ */
 static void test_random(Fixture *f, gconstpointer unused)
 {
     g_autoptr(GRand) rand = g_rand_new_with_seed(1);
@@ -89,8 +101,12 @@ static void test_random(Fixture *f, gconstpointer unused)
         uint32_t count = g_rand_int_range(rand, 1, MAX_RUN);
         uint64_t first = g_rand_int_range(rand, 0, PAGES - count + 1);
 
-        put(f, first, count, g_rand_int_range(rand, -100, 256) < 0 ? 0 :
-                             g_rand_int_range(rand, 1, 256));
+        if (i % 10 == 9) {
+            forget(f, first, count);
+        } else {
+            put(f, first, count, g_rand_int_range(rand, -100, 256) < 0 ? 0 :
+                                 g_rand_int_range(rand, 1, 256));
+        }
         if (i % 100 == 0) {
             check(f);
         }
@@ -123,6 +139,9 @@ static void test_again(Fixture *f, gconstpointer unused)
 {
     for (unsigned i = 0; i < 3 * PAGES; i++) {
         put(f, 5, 1, i % 2 ? 0 : 1 + i % 255);
+        if (i % 3 == 0) {
+            forget(f, 5, 1);
+        }
     }
     put(f, 0, PAGES, 9);
     check(f);
