@@ -6,21 +6,22 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
-#include "qemu/cutils.h"
+#include "qemu/host-utils.h"
+#include "qemu/memalign.h"
 #include "qemu/rcu.h"
 #include "exec/ramblock.h"
 #include "exec/ram_addr.h"
 #include "exec/target_page.h"
 #include "../migration.h"
-#include "../options.h"
 #include "../ram.h"
 #include "ahead.h"
-#include "batch.h"
+#include "sender.h"
 
 struct ColoAhead {
     unsigned long **sent;   /* by the block's place in the list */
     uint64_t *npages;
     unsigned n;
+    uint8_t *copies;        /* of the pages in a message */
 };
 
 ColoAhead *colo_ahead_new(const ColoRamList *ram)
@@ -34,6 +35,8 @@ ColoAhead *colo_ahead_new(const ColoRamList *ram)
         a->npages[i] = colo_ramlist_pages(ram, i);
         a->sent[i] = bitmap_new(a->npages[i]);
     }
+    a->copies = qemu_memalign(ram->page_size,
+                              COLO_BATCH_PAGES * ram->page_size);
     return a;
 }
 
@@ -45,6 +48,7 @@ void colo_ahead_free(ColoAhead *a)
         }
         g_free(a->sent);
         g_free(a->npages);
+        qemu_vfree(a->copies);
         g_free(a);
     }
 }
@@ -56,11 +60,40 @@ void colo_ahead_restart(ColoAhead *a)
     }
 }
 
-/* How far the sending ahead of a round has come. */
+/*
+ * The place of @rb in the list, or -1 for one that is new or has changed, which
+ * is the checkpoint's to refuse.
+ */
+static int find_block(const ColoRamList *ram, RAMBlock *rb)
+{
+    int i = colo_ramlist_find(ram, rb->idstr);
+
+    return i >= 0 && rb->used_length == colo_ramlist_get(ram, i)->used_length ?
+           i : -1;
+}
+
+uint64_t colo_ahead_unsent(const ColoAhead *a, const ColoRamList *ram)
+{
+    uint64_t unsent = 0;
+    RAMBlock *rb;
+
+    RCU_READ_LOCK_GUARD();
+    RAMBLOCK_FOREACH_MIGRATABLE(rb) {
+        int i = find_block(ram, rb);
+
+        for (uint64_t w = 0; i >= 0 && w < BITS_TO_LONGS(a->npages[i]); w++) {
+            unsent += ctpopl(rb->bmap[w] & ~a->sent[i][w]);
+        }
+    }
+    return unsent;
+}
+
+/* How far the sending of a round has come. */
 typedef struct Round {
-    ColoBatch batch;
+    ColoSender sender;
     uint64_t left;          /* pages */
     bool (*enough)(void *opaque);
+    bool again;             /* pages that were sent before, or the others */
     bool over;
 } Round;
 
@@ -68,52 +101,59 @@ static bool send_block_ahead(Round *r, RAMBlock *rb, unsigned index,
                              unsigned long *sent, Error **errp)
 {
     uint64_t npages = rb->used_length >> TARGET_PAGE_BITS;
-    bool find_zero = migrate_zero_page_detection() != ZERO_PAGE_DETECTION_NONE;
     uint64_t page = find_first_bit(rb->bmap, npages);
 
     for (; page < npages && !r->over;
          page = find_next_bit(rb->bmap, npages, page + 1)) {
-        uint8_t *host = rb->host + (page << TARGET_PAGE_BITS);
         bool went_out = false;
 
-        if (test_bit(page, sent)) {
+        if (test_bit(page, sent) != r->again) {
             continue;
         }
         /* What is written from now on is seen by the next sync. */
         clear_bit(page, rb->bmap);
         set_bit(page, sent);
-        if (!colo_batch_add(&r->batch, index, page,
-                            find_zero && buffer_is_zero(host, TARGET_PAGE_SIZE)
-                            ? NULL : host, &went_out, errp)) {
+        if (!colo_sender_page(&r->sender, rb, index, page, &went_out, errp)) {
             return false;
         }
         r->over = --r->left == 0 ||
-                  (went_out && r->enough(r->batch.capture->opaque));
+                  (went_out && r->enough(r->sender.batch.capture->opaque));
+    }
+    return true;
+}
+
+static bool send_blocks_ahead(ColoAhead *a, Round *r, Error **errp)
+{
+    const ColoRamList *ram = r->sender.batch.capture->ram;
+    RAMBlock *rb;
+
+    RCU_READ_LOCK_GUARD();
+    RAMBLOCK_FOREACH_MIGRATABLE(rb) {
+        int i = find_block(ram, rb);
+
+        if (i >= 0 && !send_block_ahead(r, rb, i, a->sent[i], errp)) {
+            return false;
+        }
     }
     return true;
 }
 
 bool colo_ahead_send(ColoAhead *a, ColoCapture *c, uint64_t epoch,
                      uint64_t pages, bool (*enough)(void *opaque),
-                     Error **errp)
+                     uint64_t *sent, Error **errp)
 {
-    Round r = { .left = pages ?: UINT64_MAX, .enough = enough };
-    bool ok = true;
-    RAMBlock *rb;
+    uint64_t most = pages ?: UINT64_MAX;
+    Round r = { .left = most, .enough = enough };
+    bool ok;
 
-    colo_batch_init(&r.batch, c, epoch, true);
-    WITH_RCU_READ_LOCK_GUARD() {
-        RAMBLOCK_FOREACH_MIGRATABLE(rb) {
-            int i = colo_ramlist_find(c->ram, rb->idstr);
-
-            /* one that is new or has changed is the checkpoint's to refuse */
-            if (i >= 0 && ok && !r.over &&
-                rb->used_length == colo_ramlist_get(c->ram, i)->used_length) {
-                ok = send_block_ahead(&r, rb, i, a->sent[i], errp);
-            }
-        }
+    colo_sender_init(&r.sender, c, epoch, a->copies);
+    ok = send_blocks_ahead(a, &r, errp);
+    if (ok) {
+        r.again = true;
+        ok = send_blocks_ahead(a, &r, errp);
     }
-    ok = ok && colo_batch_flush(&r.batch, errp);
-    colo_batch_destroy(&r.batch);
+    ok = ok && colo_sender_sync(&r.sender, errp);
+    colo_sender_destroy(&r.sender);
+    *sent = most - r.left;
     return ok;
 }

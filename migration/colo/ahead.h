@@ -1,8 +1,7 @@
 /*
  * COLO: pages that are sent before the PVM stops
  *
- * Which pages were sent ahead in this epoch. One that is dirtied again is left
- * to the checkpoint: it is likely to be dirtied a third time.
+ * Which pages were sent ahead in this epoch, and the sending.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -22,13 +21,19 @@ void colo_ahead_free(ColoAhead *a);
 void colo_ahead_restart(ColoAhead *a);
 
 /*
- * Send dirty pages of the running VM ahead, as part of checkpoint @epoch: at
- * most @pages (0: all), each at most once an epoch, until @enough says so.
- * Migration thread, without the BQL, after colo_capture_sync(). Not with
- * multifd, whose channels could deliver two states of a page in either order.
+ * How many of the dirty pages that colo_capture_sync() has found were not sent
+ * in this epoch. Migration thread.
+ */
+uint64_t colo_ahead_unsent(const ColoAhead *a, const ColoRamList *ram);
+
+/*
+ * Send the dirty pages of the running VM ahead, as part of checkpoint @epoch:
+ * those first that were not sent in this epoch, at most @pages (0: all), until
+ * @enough says so. *@sent becomes how many went. Migration thread, without the
+ * BQL, after colo_capture_sync().
  */
 bool colo_ahead_send(ColoAhead *a, ColoCapture *c, uint64_t epoch,
                      uint64_t pages, bool (*enough)(void *opaque),
-                     Error **errp);
+                     uint64_t *sent, Error **errp);
 
 #endif

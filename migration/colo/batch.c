@@ -5,34 +5,21 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/memalign.h"
 #include "batch.h"
 #include "crc.h"
 
-/*
- * Pages in a message: enough to make its cost small, and few enough to be in
- * the cache still when they are sent after their checksum was taken.
- */
-#define BATCH_PAGES 128
-
 void colo_batch_init(ColoBatch *b, ColoCapture *capture, uint64_t epoch,
-                     bool copy)
+                     uint8_t *copies)
 {
-    size_t page_size = capture->ram->page_size;
-
-    *b = (ColoBatch) { .capture = capture };
+    *b = (ColoBatch) { .capture = capture, .copies = copies };
     colo_msg_init(&b->msg, COLO_MSG_PAGES, epoch);
-    b->iov = g_new(struct iovec, BATCH_PAGES);
-    if (copy) {
-        b->copy = qemu_memalign(page_size, BATCH_PAGES * page_size);
-    }
+    b->iov = g_new(struct iovec, COLO_BATCH_PAGES);
 }
 
 void colo_batch_destroy(ColoBatch *b)
 {
     colo_msg_clear(&b->msg);
     g_free(b->iov);
-    qemu_vfree(b->copy);
 }
 
 static void add_data(ColoBatch *b, uint8_t *data)
@@ -40,8 +27,8 @@ static void add_data(ColoBatch *b, uint8_t *data)
     struct iovec *last = b->niov ? &b->iov[b->niov - 1] : NULL;
     size_t page_size = b->capture->ram->page_size;
 
-    if (b->copy) {
-        data = memcpy(b->copy + b->pages * page_size, data, page_size);
+    if (b->copies) {
+        data = memcpy(b->copies + b->pages * page_size, data, page_size);
     }
     b->pages++;
     if (last && (uint8_t *)last->iov_base + last->iov_len == data) {
@@ -96,13 +83,23 @@ bool colo_batch_flush(ColoBatch *b, Error **errp)
     return ok;
 }
 
+/* The runs of a message are of one block, and ascend. */
+static bool continues(const ColoBatch *b, unsigned block, uint64_t page)
+{
+    const GArray *runs = b->msg.pages.runs;
+    const ColoRun *last = runs->len ? &g_array_index(runs, ColoRun,
+                                                     runs->len - 1) : NULL;
+
+    return !last || (b->msg.pages.block == block &&
+                     last->first + last->count <= page);
+}
+
 bool colo_batch_add(ColoBatch *b, unsigned block, uint64_t page, void *data,
                     bool *sent, Error **errp)
 {
     bool full;
 
-    if (b->msg.pages.runs->len && b->msg.pages.block != block &&
-        !colo_batch_flush(b, errp)) {
+    if (!continues(b, block, page) && !colo_batch_flush(b, errp)) {
         return false;
     }
     b->msg.pages.block = block;
@@ -110,7 +107,8 @@ bool colo_batch_add(ColoBatch *b, unsigned block, uint64_t page, void *data,
     if (data) {
         add_data(b, data);
     }
-    full = b->pages == BATCH_PAGES || b->msg.pages.runs->len == BATCH_PAGES;
+    full = b->pages == COLO_BATCH_PAGES ||
+           b->msg.pages.runs->len == COLO_BATCH_PAGES;
     if (full && sent) {
         *sent = true;
     }

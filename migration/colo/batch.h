@@ -11,23 +11,29 @@
 
 #include "capture.h"
 
+/*
+ * Pages in a message: enough to make its cost small, and few enough to be in
+ * the cache still when they are sent after their checksum was taken.
+ */
+#define COLO_BATCH_PAGES 128
+
 typedef struct ColoBatch {
     ColoCapture *capture;
     ColoMsg msg;
     struct iovec *iov;
     size_t niov;
     uint64_t pages;         /* with data */
-    uint8_t *copy;          /* room for their data; NULL: it stays put */
+    uint8_t *copies;        /* room for their data; NULL: it stays put */
 } ColoBatch;
 
 /*
- * A batch of pages of checkpoint @epoch. With @copy their data is copied as
- * they are added, or else must stay as it is until they are sent: what a
- * running VM writes between the checksum and the sending would make the one
- * wrong.
+ * A batch of pages of checkpoint @epoch. Their data is copied to @copies, which
+ * is the caller's and has room for as many as a message, as they are added. If
+ * it is NULL they must stay as they are until they are sent: what a running VM
+ * writes between the checksum and the sending would make the one wrong.
  */
 void colo_batch_init(ColoBatch *b, ColoCapture *capture, uint64_t epoch,
-                     bool copy);
+                     uint8_t *copies);
 void colo_batch_destroy(ColoBatch *b);
 
 /*

@@ -11,7 +11,6 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
-#include "qemu/cutils.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "exec/ramblock.h"
@@ -19,12 +18,10 @@
 #include "exec/target_page.h"
 #include "exec/memory.h"
 #include "../migration.h"
-#include "../migration-stats.h"
-#include "../multifd.h"
-#include "../options.h"
 #include "../ram.h"
 #include "batch.h"
 #include "capture.h"
+#include "sender.h"
 
 ColoRamList *colo_capture_ramlist(Error **errp)
 {
@@ -76,48 +73,22 @@ uint64_t colo_capture_sync(bool stopped)
 
 /* What becomes of the dirty pages of the stopped VM. */
 typedef struct Take {
-    ColoBatch batch;
+    ColoSender sender;
     ColoKept *kept;
     uint64_t first;             /* so many are sent before others are kept */
-    uint64_t by_multifd;        /* pages that went that way */
 } Take;
-
-/*
- * By multifd if it is there, whose threads then find the zero pages; else, and
- * if the page was found to be zero here, by the link.
- */
-static bool send_page(Take *t, RAMBlock *rb, unsigned index, uint64_t page,
-                      void *data, Error **errp)
-{
-    if (!migrate_multifd() || !data) {
-        return colo_batch_add(&t->batch, index, page, data, NULL, errp);
-    }
-    if (!multifd_queue_page(rb, page << TARGET_PAGE_BITS)) {
-        error_setg(errp, "a multifd channel failed");
-        return false;
-    }
-    t->by_multifd++;
-    colo_link_touch(t->batch.capture->link);
-    return true;
-}
 
 static bool take_block(Take *t, RAMBlock *rb, unsigned index, Error **errp)
 {
-    ZeroPageDetection detection = migrate_zero_page_detection();
-    bool find_zero = detection == ZERO_PAGE_DETECTION_LEGACY ||
-                     (detection != ZERO_PAGE_DETECTION_NONE &&
-                      !migrate_multifd());
     uint64_t npages = rb->used_length >> TARGET_PAGE_BITS;
     uint64_t page = find_first_bit(rb->bmap, npages);
 
     for (; page < npages; page = find_next_bit(rb->bmap, npages, page + 1)) {
-        uint8_t *host = rb->host + (page << TARGET_PAGE_BITS);
-        void *data = find_zero && buffer_is_zero(host, TARGET_PAGE_SIZE) ?
-                     NULL : host;
-
         if (!t->first) {
-            colo_kept_add(t->kept, index, page, data);
-        } else if (send_page(t, rb, index, page, data, errp)) {
+            colo_kept_add(t->kept, index, page,
+                          colo_sender_is_zero(rb, page, false) ? NULL :
+                          rb->host + (page << TARGET_PAGE_BITS));
+        } else if (colo_sender_page(&t->sender, rb, index, page, NULL, errp)) {
             t->first--;
         } else {
             return false;
@@ -127,28 +98,9 @@ static bool take_block(Take *t, RAMBlock *rb, unsigned index, Error **errp)
     return true;
 }
 
-/* Flush the multifd channels, and say so on the link. */
-static bool send_sync(ColoCapture *c, uint64_t epoch, uint64_t queued,
-                      uint64_t zero_before, Error **errp)
-{
-    g_auto(ColoMsg) msg = { 0 };
-    uint64_t zero;
-
-    if (multifd_ram_flush_and_sync(NULL) < 0) {
-        error_setg(errp, "flushing the multifd channels failed");
-        return false;
-    }
-    zero = stat64_get(&mig_stats.zero_pages) - zero_before;
-    c->sent(c->opaque, queued - zero, zero);
-    colo_msg_init(&msg, COLO_MSG_SYNC, epoch);
-    msg.sync.number = 1;
-    return c->sending(c->opaque, &msg, errp) &&
-           colo_link_send(c->link, &msg, NULL, 0, errp);
-}
-
 static bool take_blocks(Take *t, Error **errp)
 {
-    const ColoRamList *ram = t->batch.capture->ram;
+    const ColoRamList *ram = t->sender.batch.capture->ram;
     RAMBlock *rb;
 
     RCU_READ_LOCK_GUARD();
@@ -165,29 +117,27 @@ static bool take_blocks(Take *t, Error **errp)
             return false;
         }
     }
-    return colo_batch_flush(&t->batch, errp);
+    return true;
 }
 
 bool colo_capture_fits(const ColoKept *kept, uint64_t dirty)
 {
-    return kept && dirty <= colo_kept_room(kept);
+    return dirty <= colo_kept_room(kept);
 }
 
 bool colo_capture_take(ColoCapture *c, ColoKept *kept, uint64_t dirty,
                        uint64_t epoch, Error **errp)
 {
-    uint64_t zero = stat64_get(&mig_stats.zero_pages);
-    Take t = { .kept = kept };
+    Take t = {
+        .kept = kept,
+        .first = dirty - MIN(dirty, colo_kept_room(kept)),
+    };
     bool ok;
 
-    t.first = !kept ? UINT64_MAX : colo_capture_fits(kept, dirty) ? 0 :
-              dirty - colo_kept_room(kept);
-    colo_batch_init(&t.batch, c, epoch, false);
-    ok = take_blocks(&t, errp);
-    colo_batch_destroy(&t.batch);
-    if (ok && migrate_multifd()) {
-        ok = send_sync(c, epoch, t.by_multifd, zero, errp);
-    }
+    colo_sender_init(&t.sender, c, epoch, NULL);
+    ok = take_blocks(&t, errp) &&
+         (colo_capture_fits(kept, dirty) || colo_sender_sync(&t.sender, errp));
+    colo_sender_destroy(&t.sender);
     return ok;
 }
 
@@ -203,7 +153,7 @@ bool colo_capture_send_kept(ColoCapture *c, ColoKept *kept, uint64_t epoch,
     ColoBatch batch;
     bool ok;
 
-    colo_batch_init(&batch, c, epoch, false);
+    colo_batch_init(&batch, c, epoch, NULL);
     ok = colo_kept_foreach(kept, send_kept_page, &batch, errp) &&
          colo_batch_flush(&batch, errp);
     colo_batch_destroy(&batch);

@@ -39,12 +39,14 @@ typedef struct ColoCapture {
     bool (*sending)(void *opaque, const ColoMsg *msg, Error **errp);
     /* Pages that went by multifd, with their content or as zero. */
     void (*sent)(void *opaque, uint64_t pages, uint64_t zero_pages);
+    /* How many SYNC messages this checkpoint has had. */
+    uint32_t (*syncs)(void *opaque);
     void *opaque;
 } ColoCapture;
 
 /*
- * Can all of @dirty pages be kept? If not, or with multifd (@kept is NULL),
- * colo_capture_take() sends, for which the checkpoint must have begun.
+ * Can all of @dirty pages be kept? If not, colo_capture_take() sends, for which
+ * the checkpoint must have begun.
  */
 bool colo_capture_fits(const ColoKept *kept, uint64_t dirty);
 

@@ -30,6 +30,9 @@
  */
 #define GAP 16
 
+/* Characters that the name of a memfd can have */
+#define NAME_MAX_MEMFD 249
+
 struct ColoCow {
     uint8_t *host;
     uint8_t *base;
@@ -48,6 +51,7 @@ static void *map_base(int fd, size_t size)
     }
     qemu_madvise(base, size, QEMU_MADV_DONTDUMP);
     qemu_madvise(base, size, QEMU_MADV_DONTFORK);
+    qemu_madvise(base, size, QEMU_MADV_NOHUGEPAGE);
     return base;
 }
 
@@ -90,9 +94,10 @@ static bool read_pagemap(ColoCow *c, uint64_t *entries, size_t page, size_t n)
 
 static bool open_all(ColoCow *c, const char *name, Error **errp)
 {
+    g_autofree char *short_name = g_strndup(name, NAME_MAX_MEMFD);
     uint64_t entry;
 
-    c->fd = qemu_memfd_create(name, c->size, false, 0, 0, errp);
+    c->fd = qemu_memfd_create(short_name, c->size, false, 0, 0, errp);
     if (c->fd < 0) {
         return false;
     }
@@ -127,6 +132,8 @@ ColoCow *colo_cow_new(uint8_t *host, size_t size, const char *name,
         copy_pages(c->host, c->base, c->size, c->page_size);
         return NULL;
     }
+    /* before Linux 6.11 the pagemap does not tell a huge page from a copy */
+    qemu_madvise(c->host, c->size, QEMU_MADV_NOHUGEPAGE);
     return g_steal_pointer(&c);
 }
 

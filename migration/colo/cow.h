@@ -21,7 +21,8 @@ typedef struct ColoCow ColoCow;
  * Make the @size bytes at @host, private anonymous memory in whole host pages,
  * a copy-on-write mapping with the same content. @name is for those who look
  * at the process. Nobody else uses the memory meanwhile; advice given for it
- * is gone afterwards. NULL and @errp if this system can't do it or has not
+ * is gone afterwards, and it must not be advised to be in huge pages before
+ * colo_cow_share(). NULL and @errp if this system can't do it or has not
  * the memory, and @host is as it was.
  */
 ColoCow *colo_cow_new(uint8_t *host, size_t size, const char *name,

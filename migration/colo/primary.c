@@ -18,6 +18,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "qemu/timer.h"
+#include "block/block-global-state.h"
 #include "block/replication.h"
 #include "io/channel-buffer.h"
 #include "net/colo-proxy.h"
@@ -32,6 +33,8 @@
 #include "capture.h"
 #include "crc.h"
 #include "engine.h"
+#include "pace.h"
+#include "sender.h"
 #include "trace.h"
 
 #define DEVICE_BUFFER (1u << 20)    /* bytes, to begin with */
@@ -40,14 +43,12 @@
  * Bytes of dirty pages that are copied while the VM stands still; what is above
  * that is sent meanwhile.
  */
-#define KEPT_BYTES (32u << 20)
+#define KEPT_BYTES (48u << 20)
 
-/* Pages are sent ahead so many times an epoch, within limits. */
+/* Pages are sent ahead so many times an epoch at most, within limits. */
 #define ROUNDS 16
 #define ROUND_MIN_MS 50
-#define ROUND_MAX_MS 500
-/* Fewer dirty pages than these are left to the checkpoint. */
-#define AHEAD_MIN_PAGES 256
+#define ROUND_MAX_MS 200
 
 typedef struct ColoPrimaryRun {
     MigrationState *s;
@@ -65,8 +66,10 @@ typedef struct ColoPrimaryRun {
     uint64_t captured;          /* the epoch the VM is in; engine's lock */
     uint64_t merge_us;          /* of the last commit; engine's lock */
     uint64_t rtt_ns;            /* the last that was measured; 0: none yet */
-    ColoAhead *ahead;           /* NULL: no page is sent ahead */
-    ColoKept *kept;             /* NULL: all pages are sent while it stands */
+    ColoAhead *ahead;
+    ColoPace pace;
+    uint64_t ahead_pages;       /* sent ahead in this epoch */
+    ColoKept *kept;
 } ColoPrimaryRun;
 
 static ColoEngine *const e = &colo_engine;
@@ -201,7 +204,7 @@ static void send_text(ColoPrimaryRun *r, ColoMsgType type, const char *text)
     send_msg(r, &msg, NULL, 0, NULL);
 }
 
-/* The secondary's silence while a checkpoint waits for it is limited. BQL. */
+/* The secondary's silence while we wait for it, or to send, is limited. BQL. */
 static void stall_check(void *opaque)
 {
     ColoPrimaryRun *r = opaque;
@@ -394,6 +397,14 @@ static void capture_sent(void *opaque, uint64_t pages, uint64_t zero_pages)
     colo_primary_add_pages(&r->machine, pages, zero_pages);
 }
 
+static uint32_t capture_syncs(void *opaque)
+{
+    ColoPrimaryRun *r = opaque;
+
+    QEMU_LOCK_GUARD(&e->lock);
+    return r->machine.progress.syncs;
+}
+
 static bool send_blob(ColoPrimaryRun *r, ColoMsgType type, uint64_t epoch,
                       void *data, size_t len, Error **errp)
 {
@@ -434,6 +445,7 @@ static ColoCapture capture_of(ColoPrimaryRun *r)
         .page_crc = r->machine.agreed.features & COLO_FEATURE_PAGE_CRC,
         .sending = capture_sending,
         .sent = capture_sent,
+        .syncs = capture_syncs,
         .opaque = r,
     };
 }
@@ -475,6 +487,22 @@ static bool take_pages(ColoPrimaryRun *r, Shot *shot, Error **errp)
     return ok;
 }
 
+/* With multifd each checkpoint has a SYNC, even if nothing went that way. */
+static bool send_last_sync(ColoPrimaryRun *r, ColoCapture *c, uint64_t epoch,
+                           Error **errp)
+{
+    ColoSender s;
+    bool ok;
+
+    if (!migrate_multifd() || capture_syncs(r)) {
+        return true;
+    }
+    colo_sender_init(&s, c, epoch, NULL);
+    ok = colo_sender_sync(&s, errp);
+    colo_sender_destroy(&s);
+    return ok;
+}
+
 /* Send what was captured. Without the BQL; the VM may run. */
 static bool transmit(ColoPrimaryRun *r, Shot *shot, Error **errp)
 {
@@ -482,8 +510,8 @@ static bool transmit(ColoPrimaryRun *r, Shot *shot, Error **errp)
     bool ok;
 
     ok = send_begin(r, shot->epoch, shot->reason, errp) &&
-         (!r->kept ||
-          colo_capture_send_kept(&c, r->kept, shot->epoch, errp)) &&
+         colo_capture_send_kept(&c, r->kept, shot->epoch, errp) &&
+         send_last_sync(r, &c, shot->epoch, errp) &&
          send_blob(r, COLO_MSG_DEVICE, shot->epoch, r->device->data,
                    r->device->usage, errp) &&
          send_blob(r, COLO_MSG_PROXY, shot->epoch, r->tables->data,
@@ -528,6 +556,7 @@ static void resume_vm(ColoPrimaryRun *r)
         colo_engine_vm_start();
     } else if (runstate_check(RUN_STATE_COLO) && !powering_off) {
         runstate_set(RUN_STATE_PAUSED);
+        bdrv_flush_all();
     }
 }
 
@@ -626,19 +655,40 @@ static bool checkpoint(ColoPrimaryRun *r, ColoCheckpointReason reason,
 }
 
 /* Milliseconds between two rounds of sending ahead */
-static int64_t round_ms(void)
+static int64_t round_ms(ColoPrimaryRun *r)
 {
     int64_t ms = migrate_checkpoint_delay() / ROUNDS;
 
-    return MIN(MAX(ms, ROUND_MIN_MS), ROUND_MAX_MS);
+    return colo_pace_interval(&r->pace, MIN(MAX(ms, ROUND_MIN_MS),
+                                            ROUND_MAX_MS));
 }
 
-/* Pages that max-bandwidth lets go in a round; 0: all */
+/* When the last round of the epoch is due, QEMU_CLOCK_REALTIME */
+static int64_t last_round(ColoPrimaryRun *r)
+{
+    return r->started_ms + migrate_checkpoint_delay() - ROUND_MIN_MS;
+}
+
+/* When a round is due after one that ended at @before */
+static int64_t next_round(ColoPrimaryRun *r, int64_t before)
+{
+    int64_t last = last_round(r);
+
+    return before < last ? MIN(before + round_ms(r), last) : INT64_MAX;
+}
+
+/*
+ * Pages that may go now so that the epoch's keep to max-bandwidth, a round that
+ * sent less leaving more to the next; 0: all
+ */
 static uint64_t round_pages(ColoPrimaryRun *r)
 {
     uint64_t per_s = migrate_max_bandwidth() / r->machine.ram->page_size;
+    int64_t ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) - r->started_ms;
+    uint64_t most = per_s * MAX(ms, 0) / 1000;
 
-    return migrate_max_bandwidth() ? MAX(per_s * round_ms() / 1000, 1) : 0;
+    return migrate_max_bandwidth() ?
+           MAX(most - MIN(most, r->ahead_pages), 1) : 0;
 }
 
 /* Something more urgent than pages has come up. */
@@ -650,27 +700,51 @@ static bool ahead_enough(void *opaque)
     return e->requested || must_end(r);
 }
 
+/* Are the dirty pages of the running VM to be sent now? BQL. */
+static bool ahead_due(ColoPrimaryRun *r)
+{
+    int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    ColoPaceRound round = {
+        .dirty = colo_capture_sync(false),
+        .unsent = colo_ahead_unsent(r->ahead, r->machine.ram),
+        .room = colo_kept_room(r->kept),
+        .elapsed_ms = now - r->started_ms,
+        .period_ms = migrate_checkpoint_delay(),
+        .last = now >= last_round(r),
+    };
+
+    return colo_pace_due(&r->pace, &round);
+}
+
 /*
- * Send what the running VM has dirtied, so that little is left when it stops;
- * unless there is little anyway. Without the BQL.
+ * Send what the running VM has dirtied, so that little is left when it stops.
+ * Without the BQL.
  */
 static bool send_ahead(ColoPrimaryRun *r, Error **errp)
 {
     ColoCapture c = capture_of(r);
-    uint64_t dirty, epoch;
+    uint64_t epoch, sent = 0;
+    bool ok;
 
     bql_lock();
-    dirty = colo_capture_sync(false);
-    bql_unlock();
-    if (dirty < AHEAD_MIN_PAGES) {
+    if (!ahead_due(r)) {
+        bql_unlock();
         return true;
     }
+    stall_watch(r, true);
+    bql_unlock();
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         epoch = r->machine.committed + 1;
     }
-    return send_begin(r, epoch, COLO_CHECKPOINT_REASON_PERIOD, errp) &&
-           colo_ahead_send(r->ahead, &c, epoch, round_pages(r), ahead_enough,
-                           errp);
+    ok = send_begin(r, epoch, COLO_CHECKPOINT_REASON_PERIOD, errp) &&
+         colo_ahead_send(r->ahead, &c, epoch, round_pages(r), ahead_enough,
+                         &sent, errp);
+    colo_pace_sent(&r->pace, sent);
+    r->ahead_pages += sent;
+    bql_lock();
+    stall_watch(r, false);
+    bql_unlock();
+    return ok;
 }
 
 typedef enum EpochEvent {
@@ -685,13 +759,14 @@ static bool epoch_open(ColoPrimaryRun *r)
                             r->machine.state == COLO_P_SENDING);
 }
 
-/* Wait for what comes next in an epoch, the round that is due at @round. */
-static EpochEvent wait_event(ColoPrimaryRun *r, int64_t round,
+/* Wait for what comes next in an epoch whose last round ended at @before. */
+static EpochEvent wait_event(ColoPrimaryRun *r, int64_t before,
                              ColoCheckpointReason *reason)
 {
     QEMU_LOCK_GUARD(&e->lock);
     while (epoch_open(r)) {
         int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+        int64_t round = next_round(r, before);
         int64_t left = r->started_ms + migrate_checkpoint_delay() - now;
 
         if (e->requested) {
@@ -702,12 +777,10 @@ static EpochEvent wait_event(ColoPrimaryRun *r, int64_t round,
             *reason = COLO_CHECKPOINT_REASON_PERIOD;
             return EPOCH_ENDS;
         }
-        if (r->ahead) {
-            if (round <= now) {
-                return EPOCH_ROUND;
-            }
-            left = MIN(left, round - now);
+        if (round <= now) {
+            return EPOCH_ROUND;
         }
+        left = MIN(left, round - now);
         qemu_cond_timedwait(&e->cond, &e->lock, MIN(left, INT_MAX));
     }
     return EPOCH_BROKEN;
@@ -720,17 +793,17 @@ static EpochEvent wait_event(ColoPrimaryRun *r, int64_t round,
 static bool run_epoch(ColoPrimaryRun *r, ColoCheckpointReason *reason,
                       Error **errp)
 {
-    int64_t round = r->started_ms + round_ms();
+    int64_t before = r->started_ms;
     EpochEvent event;
 
-    if (r->ahead) {
-        colo_ahead_restart(r->ahead);
-    }
-    while ((event = wait_event(r, round, reason)) == EPOCH_ROUND) {
+    colo_ahead_restart(r->ahead);
+    colo_pace_restart(&r->pace);
+    r->ahead_pages = 0;
+    while ((event = wait_event(r, before, reason)) == EPOCH_ROUND) {
         if (!send_ahead(r, errp)) {
             return false;
         }
-        round = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + round_ms();
+        before = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     }
     return event == EPOCH_ENDS;
 }
@@ -894,7 +967,7 @@ static bool run_begin(ColoPrimaryRun *r, MigrationState *s, Error **errp)
     g_auto(ColoHello) hello = { 0 };
 
     if (!colo_engine_hello(&hello, errp) ||
-        (!migrate_multifd() && !sending_begin(r, hello.ram, errp))) {
+        !sending_begin(r, hello.ram, errp)) {
         return false;
     }
     r->s = s;

@@ -11,7 +11,6 @@
 #include "qemu/main-loop.h"
 #include "qemu/madvise.h"
 #include "qemu/rcu.h"
-#include "qemu/stats64.h"
 #include "qemu/units.h"
 #include "exec/exec-all.h"
 #include "exec/ramblock.h"
@@ -43,7 +42,9 @@ typedef struct ColoCopy {
     uint8_t *base;
     unsigned long *changed; /* empty but in a commit */
     uint8_t *multifd;       /* what came by multifd, each page at its place */
-    unsigned long *by_multifd;  /* pages of it; by channel threads: atomic */
+    unsigned long *fresh;   /* since the last SYNC; by channels: atomic */
+    unsigned long *by_multifd;  /* pages whose last content is there */
+    bool multifd_used;      /* since the last commit */
 } ColoCopy;
 
 static struct {
@@ -55,8 +56,9 @@ static struct {
     bool logging;           /* what the SVM writes */
     bool ended;             /* no page may come any more */
     bool discard_disabled;
-    Stat64 pages;
-    Stat64 zero_pages;
+    bool pinned;            /* somebody wants the memory to stay what it is */
+    unsigned long pages;    /* by multifd, not told yet; atomic */
+    unsigned long zero_pages;
 } ram;
 
 /* Copy @rb to its base; pages that are zero stay unpopulated there. */
@@ -96,12 +98,18 @@ ColoMemoryBlockList *colo_ram_query(void)
     return list;
 }
 
+static HostMemoryBackend *backend_of(RAMBlock *rb)
+{
+    Object *owner = memory_region_owner(rb->mr);
+
+    return (HostMemoryBackend *)object_dynamic_cast(owner,
+                                                    TYPE_MEMORY_BACKEND);
+}
+
 /* Does its backend leave it to us where the memory comes from? */
 static bool backend_allows(RAMBlock *rb)
 {
-    Object *owner = memory_region_owner(rb->mr);
-    HostMemoryBackend *backend =
-        (HostMemoryBackend *)object_dynamic_cast(owner, TYPE_MEMORY_BACKEND);
+    HostMemoryBackend *backend = backend_of(rb);
 
     return !backend || (!backend->prealloc &&
                         backend->policy == HOST_MEM_POLICY_DEFAULT);
@@ -112,8 +120,9 @@ static ColoMemoryKind choose_kind(RAMBlock *rb)
     if (rb->used_length < SMALL_BLOCK) {
         return COLO_MEMORY_KIND_COMPARE;
     }
-    return rb->fd < 0 && !(rb->flags & (RAM_SHARED | RAM_PREALLOC |
-                                        RAM_RESIZEABLE)) &&
+    return !ram.pinned && rb->fd < 0 &&
+           !(rb->flags & (RAM_SHARED | RAM_PREALLOC | RAM_RESIZEABLE |
+                          RAM_NORESERVE)) &&
            rb->page_size == TARGET_PAGE_SIZE &&
            rb->page_size == qemu_real_host_page_size() &&
            rb->used_length == rb->max_length &&
@@ -124,15 +133,16 @@ static ColoMemoryKind choose_kind(RAMBlock *rb)
 /* What was advised for the memory of @c and is lost with a mapping. */
 static void advise(ColoCopy *c)
 {
+    HostMemoryBackend *backend = backend_of(c->rb);
     void *host = c->rb->host;
 
-    if (machine_mem_merge(current_machine)) {
+    if (backend ? backend->merge : machine_mem_merge(current_machine)) {
         qemu_madvise(host, c->size, QEMU_MADV_MERGEABLE);
     }
-    if (!machine_dump_guest_core(current_machine)) {
+    if (!(backend ? backend->dump :
+                    machine_dump_guest_core(current_machine))) {
         qemu_madvise(host, c->size, QEMU_MADV_DONTDUMP);
     }
-    qemu_madvise(host, c->size, QEMU_MADV_HUGEPAGE);
     qemu_madvise(host, c->size, QEMU_MADV_DONTFORK);
 }
 
@@ -184,6 +194,7 @@ static bool block_setup(ColoCopy *c, const ColoRamBlock *block, Error **errp)
         if (!c->multifd) {
             return no_memory(c, errp);
         }
+        c->fresh = bitmap_new(c->npages);
         c->by_multifd = bitmap_new(c->npages);
     }
     return setup_base(c, errp);
@@ -242,6 +253,8 @@ bool colo_ram_setup(const ColoRamList *layout, Error **errp)
 {
     unsigned n = colo_ramlist_size(layout);
 
+    /* by devices of the host, which know its pages */
+    ram.pinned = ram_block_discard_is_disabled();
     if (ram_block_discard_disable(true)) {
         error_setg(errp, "a device discards guest memory (a balloon, say), "
                    "which a secondary can't follow; remove it");
@@ -305,6 +318,7 @@ static bool share(ColoCopy *c)
     c->rb->fd = fd;
     c->rb->flags |= RAM_SHARED;
     advise(c);
+    qemu_madvise(c->rb->host, c->size, QEMU_MADV_HUGEPAGE);
     return true;
 }
 
@@ -393,6 +407,9 @@ size_t colo_ram_stage(const ColoMsg *msg, struct iovec *iov)
     for (unsigned i = 0; i < msg->pages.runs->len; i++) {
         ColoRun *run = &g_array_index(msg->pages.runs, ColoRun, i);
 
+        if (c->by_multifd) {
+            bitmap_clear(c->by_multifd, run->first, run->count);
+        }
         if (run->flags == COLO_RUN_ZERO) {
             colo_stage_zero(ram.stage, block, run->first, run->count);
         } else if (c->cow) {
@@ -416,7 +433,7 @@ static bool mark_multifd(ColoCopy *c, const ram_addr_t *offset, uint32_t n,
                        c->rb->idstr);
             return false;
         }
-        set_bit_atomic(offset[i] >> TARGET_PAGE_BITS, c->by_multifd);
+        set_bit_atomic(offset[i] >> TARGET_PAGE_BITS, c->fresh);
     }
     return true;
 }
@@ -443,28 +460,45 @@ bool colo_stage_multifd(MultiFDRecvParams *p, Error **errp)
         return false;
     }
     p->host = c->multifd;
-    stat64_add(&ram.pages, p->normal_num);
-    stat64_add(&ram.zero_pages, p->zero_num);
+    qatomic_add(&ram.pages, p->normal_num);
+    qatomic_add(&ram.zero_pages, p->zero_num);
     return true;
 }
 
-void colo_ram_multifd_count(uint64_t *pages, uint64_t *zero_pages)
+/*
+ * The channels go on as soon as they are in sync: pages of the primary's next
+ * round may be among these. That does no harm, as there is another SYNC between
+ * them and all that comes by the link later.
+ */
+static void take_fresh(ColoCopy *c)
 {
-    *pages = stat64_get(&ram.pages);
-    *zero_pages = stat64_get(&ram.zero_pages);
-    stat64_set(&ram.pages, 0);
-    stat64_set(&ram.zero_pages, 0);
+    for (size_t i = 0; i < BITS_TO_LONGS(c->npages); i++) {
+        if (qatomic_read(&c->fresh[i])) {
+            c->by_multifd[i] |= qatomic_xchg(&c->fresh[i], 0);
+            c->multifd_used = true;
+        }
+    }
 }
 
-/*
- * Give the memory of what came by multifd back: a channel takes it for zero,
- * and does not write zero pages to it.
- */
+void colo_ram_multifd_synced(uint64_t *pages, uint64_t *zero_pages)
+{
+    for (unsigned i = 0; i < ram.n; i++) {
+        take_fresh(&ram.copies[i]);
+    }
+    *pages = qatomic_xchg(&ram.pages, 0);
+    *zero_pages = qatomic_xchg(&ram.zero_pages, 0);
+}
+
+/* Give the memory of what came by multifd back. */
 static void forget_multifd(ColoCopy *c)
 {
-    if (c->by_multifd && !bitmap_empty(c->by_multifd, c->npages)) {
+    if (c->fresh) {
+        take_fresh(c);
+    }
+    if (c->multifd_used) {
         qemu_madvise(c->multifd, c->size, QEMU_MADV_DONTNEED);
         bitmap_zero(c->by_multifd, c->npages);
+        c->multifd_used = false;
     }
 }
 
@@ -474,8 +508,8 @@ void colo_ram_discard_staged(void)
     for (unsigned i = 0; i < ram.n; i++) {
         forget_multifd(&ram.copies[i]);
     }
-    stat64_set(&ram.pages, 0);
-    stat64_set(&ram.zero_pages, 0);
+    qatomic_set(&ram.pages, 0);
+    qatomic_set(&ram.zero_pages, 0);
 }
 
 void colo_ram_trim(void)

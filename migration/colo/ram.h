@@ -14,7 +14,8 @@
  *   COMPARE  a copy, looked through at each commit: small blocks
  *   LOG      a copy, with a log of what the SVM writes: where COW can't be had
  *            (huge pages, memory that is shared, locked, preallocated, bound
- *            to NUMA nodes, or can change its size)
+ *            to NUMA nodes, not reserved, used by devices of the host, or that
+ *            can change its size)
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -62,10 +63,12 @@ size_t colo_ram_stage(const ColoMsg *msg, struct iovec *iov);
 bool colo_stage_multifd(MultiFDRecvParams *p, Error **errp);
 
 /*
- * What came by multifd since the last call: pages with their content and as
- * zero. Receiving thread, between a sync and the next packet.
+ * All that the primary gave to multifd before a SYNC is there, and is newer than
+ * what came of the same pages by the link. Tells how many came since the last
+ * call, with their content and as zero. Receiving thread, before it takes
+ * another message.
  */
-void colo_ram_multifd_count(uint64_t *pages, uint64_t *zero_pages);
+void colo_ram_multifd_synced(uint64_t *pages, uint64_t *zero_pages);
 
 /* Throw away what is staged. Receiving thread, no data under way. */
 void colo_ram_discard_staged(void);

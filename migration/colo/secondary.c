@@ -17,6 +17,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
 #include "block/aio.h"
+#include "block/block-global-state.h"
 #include "block/replication.h"
 #include "io/channel-buffer.h"
 #include "net/colo-proxy.h"
@@ -314,7 +315,7 @@ static bool sync_multifd(ColoSecondaryRun *r, Error **errp)
         error_setg(errp, "a multifd channel failed");
         return false;
     }
-    colo_ram_multifd_count(&pages, &zero_pages);
+    colo_ram_multifd_synced(&pages, &zero_pages);
     QEMU_LOCK_GUARD(&e->lock);
     if (r->machine.state == COLO_S_RECEIVING) {
         colo_secondary_add_pages(&r->machine, pages, zero_pages);
@@ -678,6 +679,7 @@ static bool settle(ColoSecondaryRun *r, bool survivor)
             colo_engine_vm_start();
         } else if (runstate_check(RUN_STATE_COLO)) {
             runstate_set(RUN_STATE_PAUSED);
+            bdrv_flush_all();
         }
         colo_engine_resume_deferred();
         return true;

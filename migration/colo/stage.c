@@ -169,11 +169,11 @@ const void *colo_stage_page(const ColoStage *s, unsigned block, uint64_t page)
 static const void *new_content(const ColoStage *s, unsigned block,
                                uint64_t page, const ColoStageTarget *t)
 {
-    if (test_bit(page, s->blocks[block].staged)) {
-        return colo_stage_page(s, block, page);
-    }
     if (t->by_multifd && test_bit(page, t->by_multifd)) {
         return t->multifd + page * s->page_size;
+    }
+    if (test_bit(page, s->blocks[block].staged)) {
+        return colo_stage_page(s, block, page);
     }
     return NULL;
 }

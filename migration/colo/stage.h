@@ -61,7 +61,7 @@ typedef struct ColoStageTarget {
     uint8_t *base;              /* the memory as of the last commit */
     uint8_t *svm;               /* what the SVM runs on; NULL: on the base */
     const uint8_t *multifd;     /* staged by other means, in place; or NULL */
-    const unsigned long *by_multifd;    /* pages of @multifd */
+    const unsigned long *by_multifd;    /* its pages, before those staged */
 } ColoStageTarget;
 
 /*

@@ -192,6 +192,10 @@ def emptying(env, image, text):
     """A checkpoint can't be applied: the secondary is of no use any more."""
     pair = failing(env, delay=NEVER)
     pair.checkpoint()
+    # what nobody has written to is not emptied
+    write(pair, 1)
+    expect(pair.secondary.console.command('record 9 1') == 'ok',
+           'a write of the SVM', 'none')
     DiskError(pair.secondary, *image).begin(write_fails())
     pair.primary.qmp.cmd('x-colo-checkpoint')
     protection_ends(pair, text)

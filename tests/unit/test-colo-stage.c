@@ -149,7 +149,8 @@ static void test_again(Fixture *f, gconstpointer unused)
 
 /*
  * Staged pages get into base and SVM, from wherever they are; others that the
- * SVM has changed are restored; the rest is not touched.
+ * SVM has changed are restored; the rest is not touched. What is there by
+ * multifd counts before what came by the link.
  */
 static void test_commit(Fixture *f, gconstpointer unused)
 {
@@ -159,20 +160,22 @@ static void test_commit(Fixture *f, gconstpointer unused)
     g_autofree unsigned long *by_multifd = bitmap_new(PAGES);
     g_autofree unsigned long *changed = bitmap_new(PAGES);
     ColoStageTarget target = { base, svm, multifd, by_multifd };
-    enum { DATA = 3, ZERO = 5, MULTIFD = 9, SVM_ONLY = 11 };    /* pages */
+    enum { DATA = 3, ZERO = 5, MULTIFD = 9, BOTH = 10, SVM_ONLY = 11 };
 
     memset(base, 1, PAGES * PAGE);
     memset(svm, 2, PAGES * PAGE);
     memset(multifd, 4, PAGES * PAGE);
     put(f, DATA, 1, 3);
     put(f, ZERO, 1, 0);
+    put(f, BOTH, 1, 3);
     set_bit(MULTIFD, by_multifd);
+    set_bit(BOTH, by_multifd);
     bitmap_or(changed, colo_stage_map(f->stage, 1), by_multifd, PAGES);
     set_bit(SVM_ONLY, changed);
     colo_stage_commit(f->stage, 1, changed, &target);
     for (unsigned page = 0; page < PAGES; page++) {
         uint8_t in_base = page == DATA ? 3 : page == ZERO ? 0 :
-                          page == MULTIFD ? 4 : 1;
+                          page == MULTIFD || page == BOTH ? 4 : 1;
         uint8_t in_svm = page == SVM_ONLY ? 1 :
                          in_base == 1 ? 2 : in_base;
 

@@ -1,0 +1,236 @@
+/*
+ * COLO: when pages are sent ahead
+ *
+ * A guest that dirties random pages of a working set, through an epoch.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitmap.h"
+#include "migration/colo/pace.h"
+
+#define MIB_PAGES 256
+#define ROOM (48 * MIB_PAGES)
+#define ROUND_MS 50
+#define LAST_MS 50
+
+typedef struct Epoch {
+    double ratio;           /* of pages sent to pages that were dirtied */
+    uint64_t left;          /* pages, to the checkpoint */
+    uint64_t most;          /* pages that were ever left */
+    unsigned rounds;        /* that sent */
+} Epoch;
+
+typedef struct Guest {
+    unsigned long *dirty;
+    unsigned long *sent;
+    unsigned long *ever;    /* dirtied in this epoch */
+    uint64_t npages;
+} Guest;
+
+static void dirty(Guest *g, GRand *rand, uint64_t pages)
+{
+    while (pages--) {
+        uint64_t page = g_rand_int_range(rand, 0, g->npages);
+
+        set_bit(page, g->dirty);
+        set_bit(page, g->ever);
+    }
+}
+
+static uint64_t unsent(Guest *g)
+{
+    g_autofree unsigned long *map = bitmap_new(g->npages);
+
+    bitmap_andnot(map, g->dirty, g->sent, g->npages);
+    return bitmap_count_one(map, g->npages);
+}
+
+/* One round; returns how many pages it sent. */
+static uint64_t go(Guest *g, ColoPace *p, int64_t now_ms, int64_t period_ms,
+                   bool last)
+{
+    ColoPaceRound round = {
+        .dirty = bitmap_count_one(g->dirty, g->npages),
+        .unsent = unsent(g),
+        .room = ROOM,
+        .elapsed_ms = now_ms,
+        .period_ms = period_ms,
+        .last = last,
+    };
+
+    if (!colo_pace_due(p, &round)) {
+        return 0;
+    }
+    bitmap_or(g->sent, g->sent, g->dirty, g->npages);
+    bitmap_zero(g->dirty, g->npages);
+    colo_pace_sent(p, round.dirty);
+    return round.dirty;
+}
+
+/* @rate and @set in MiB a second and MiB; a round each @step_ms */
+static Epoch run(unsigned rate, unsigned set, int64_t period_ms,
+                 int64_t step_ms)
+{
+    g_autoptr(GRand) rand = g_rand_new_with_seed(1);
+    uint64_t npages = set * MIB_PAGES, sent = 0;
+    unsigned long *maps[3] = {
+        bitmap_new(npages), bitmap_new(npages), bitmap_new(npages)
+    };
+    Guest g = { maps[0], maps[1], maps[2], npages };
+    int64_t due = step_ms;
+    ColoPace p = { 0 };
+    Epoch e = { 0 };
+
+    colo_pace_restart(&p);
+    for (int64_t now = ROUND_MS; now < period_ms; now += ROUND_MS) {
+        bool last = now >= period_ms - LAST_MS;
+        uint64_t n;
+
+        dirty(&g, rand, rate * MIB_PAGES * ROUND_MS / 1000);
+        e.most = MAX(e.most, bitmap_count_one(g.dirty, npages));
+        if (now < due && !last) {
+            continue;
+        }
+        n = go(&g, &p, now, period_ms, last);
+        due = now + colo_pace_interval(&p, step_ms);
+        sent += n;
+        e.rounds += n > 0;
+    }
+    dirty(&g, rand, rate * MIB_PAGES * ROUND_MS / 1000);
+    e.left = bitmap_count_one(g.dirty, npages);
+    e.ratio = (sent + e.left) / (double)bitmap_count_one(g.ever, npages);
+    g_free(maps[0]);
+    g_free(maps[1]);
+    g_free(maps[2]);
+    return e;
+}
+
+static void check(unsigned rate, unsigned set, double ratio, unsigned left_mib)
+{
+    Epoch e = run(rate, set, 2000, 125);
+
+    g_test_message("%u MiB/s over %u MiB: %.2f, left %" PRIu64 ", at most %"
+                   PRIu64 ", %u rounds", rate, set, e.ratio, e.left, e.most,
+                   e.rounds);
+    g_assert_cmpfloat(e.ratio, <=, ratio);
+    g_assert_cmpint(e.left, <=, left_mib * MIB_PAGES);
+    g_assert_cmpint(e.most, <=, ROOM);
+}
+
+/* Little goes twice, little is left, and never more than has room. */
+static void test_random(void)
+{
+    check(1, 192, 1.05, 2);
+    check(16, 192, 1.1, 3);
+    check(64, 192, 1.27, 5);
+    check(128, 192, 1.75, 8);
+}
+
+/* What is written all the time waits for the end. */
+static void test_hot(void)
+{
+    Epoch e = run(64, 10, 2000, 125);
+
+    g_assert_cmpint(e.rounds, <=, 2);
+    g_assert_cmpint(e.left, <=, 4 * MIB_PAGES);
+    g_assert_cmpint(e.most, <=, 10 * MIB_PAGES);
+}
+
+/* A guest that can't be kept up with is not slowed down. */
+static void test_too_fast(void)
+{
+    g_assert_cmpint(run(1000, 192, 2000, 125).rounds, ==, 0);
+    /* it is looked at again now and then */
+    g_assert_cmpint(run(1000, 192, 9000, 200).rounds, <=, 4);
+    g_assert_cmpint(run(1000, 192, 9000, 200).rounds, >=, 2);
+    g_assert_cmpint(run(200, 192, 2000, 125).rounds, >=, 6);
+}
+
+/* Not even with much memory and a long period does it go ten times. */
+static void test_spread(void)
+{
+    Epoch e = run(100, 100, 20000, 200);
+
+    g_assert_cmpint(e.rounds, >=, 6);
+    g_assert_cmpint(e.rounds, <=, COLO_PACE_AGAIN + 3);
+}
+
+/* The next of an epoch's rounds, 125 ms after the last */
+static bool due(ColoPace *p, uint64_t dirty, uint64_t unsent, bool last)
+{
+    ColoPaceRound round = {
+        dirty, unsent, ROOM, p->then_ms + 125, 2000, last
+    };
+
+    return colo_pace_due(p, &round);
+}
+
+static void test_few(void)
+{
+    ColoPace p = { 0 };
+
+    colo_pace_restart(&p);
+    g_assert_false(due(&p, 0, 0, true));
+    g_assert_false(due(&p, 200, 200, false));
+    g_assert_true(due(&p, 300, 300, false));
+    g_assert_true(due(&p, 300, 280, false));
+    g_assert_false(due(&p, 300, 200, false));
+    g_assert_true(due(&p, 300, 200, true));
+}
+
+/* What has come since the last round will come again. */
+static void test_growing(void)
+{
+    ColoPace p = { 0 };
+
+    colo_pace_restart(&p);
+    g_assert_false(due(&p, ROOM / 2, 0, false));
+    g_assert_false(due(&p, ROOM / 2 + 100, 0, false));
+    g_assert_true(due(&p, ROOM * 3 / 4 + 100, 0, false));
+    colo_pace_sent(&p, ROOM * 3 / 4 + 100);
+    g_assert_false(due(&p, ROOM / 2, 0, false));
+    g_assert_true(due(&p, ROOM - 10, 0, false));
+}
+
+static int64_t interval_after(ColoPace *p, uint64_t dirty, unsigned rounds)
+{
+    while (rounds--) {
+        if (due(p, dirty, dirty, false)) {
+            colo_pace_sent(p, dirty);
+        } else {
+            p->left = 0;
+        }
+    }
+    return colo_pace_interval(p, 100);
+}
+
+/* A guest that does little is not looked at often, unless it does more. */
+static void test_interval(void)
+{
+    ColoPace p = { 0 };
+
+    colo_pace_restart(&p);
+    g_assert_cmpint(colo_pace_interval(&p, 100), ==, 100);
+    g_assert_cmpint(interval_after(&p, 10, 1), ==, 200);
+    g_assert_cmpint(interval_after(&p, 10, 10), ==, 400);
+    colo_pace_restart(&p);
+    g_assert_cmpint(colo_pace_interval(&p, 100), ==, 400);
+    g_assert_cmpint(interval_after(&p, 2000, 1), ==, 200);
+    g_assert_cmpint(interval_after(&p, 2000, 1), ==, 100);
+    g_assert_cmpint(interval_after(&p, 600, 10), ==, 100);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/colo/pace/random", test_random);
+    g_test_add_func("/colo/pace/hot", test_hot);
+    g_test_add_func("/colo/pace/spread", test_spread);
+    g_test_add_func("/colo/pace/too-fast", test_too_fast);
+    g_test_add_func("/colo/pace/few", test_few);
+    g_test_add_func("/colo/pace/growing", test_growing);
+    g_test_add_func("/colo/pace/interval", test_interval);
+    return g_test_run();
+}
