@@ -24,7 +24,8 @@ PROXY = {'decode': ONE, 'parse': ONE, 'lookup': ANY, 'compare': ANY,
          'compare-burst': ANY, 'compare-ahead': ANY, 'rewrite-out': ANY,
          'rewrite-in': ANY, 'repair': ANY}
 # What the engine does to the pages of a checkpoint, in runs of so many
-RAM = ('memcpy', 'zero', 'keep', 'crc', 'stage', 'commit')
+RAM = ('memcpy', 'zero', 'keep', 'crc', 'stage', 'commit', 'stage-own',
+       'commit-own', 'commit-cow')
 RUNS = (1, 16)
 # Its disk, the driver's role, requests; a primary reads from its local disk
 REPLICATION = (('null', 'primary', 'write'), ('file', 'primary', 'write'),

@@ -17,9 +17,10 @@
 # that is held until the next checkpoint, in periodic mode, waits for T / 2 and
 # for that checkpoint: L1 + U(T) / R + rtt, too, L1 being the guest's when idle.
 #
-# Memory: the secondary holds what the guest has touched twice: S = 2 M - Q, M
-# being what a plain VM with this guest holds. Q is what QEMU needs for itself
-# less the pages that stay staged, at most 64 MiB.
+# Memory: the secondary holds what the guest has touched, and beside it what the
+# SVM has changed since the last commit: S = M + Q + U(T), M being what a plain
+# VM with this guest holds, Q what checkpoints need, pages that stay staged
+# among it, at most 64 MiB.
 #
 # P0, C, R, L0, L1 and Q are a machine's. They are taken from few of a run's
 # points; the others show what the model is worth. Here rtt is that of
@@ -94,7 +95,7 @@ class Model:
         alone = self.median(workload, 'primary_pss_mib', 'memory', 'plain')
         idle = self.median(IDLE, 'secondary_pss_mib', 'memory')
         base = self.median(IDLE, 'primary_pss_mib', 'memory', 'plain')
-        return 2 * alone - (2 * base - idle)
+        return alone + idle - base + self.dirty(workload, self.period)
 
     def rows(self):
         """Cells: the workload; pause, latency, memory, predicted and seen"""

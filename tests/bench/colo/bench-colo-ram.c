@@ -14,6 +14,12 @@
  *   stage    they are received from one place into the stage
  *   commit   they get into base and SVM, which has changed none of them
  *
+ * And where the SVM's memory is copy-on-write on the base:
+ *
+ *   stage-own    they are received into the base, as the SVM has its own
+ *   commit-own   what the SVM has written of these is found, and dropped
+ *   commit-cow   they get into the base, and the SVM has changed none of them
+ *
  * Prints "NAME VALUE" for each metric.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -26,6 +32,7 @@
 #include "qemu/memalign.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
+#include "migration/colo/cow.h"
 #include "migration/colo/crc.h"
 #include "migration/colo/kept.h"
 #include "migration/colo/stage.h"
@@ -44,6 +51,9 @@ typedef struct Bench {
     ColoKept *kept;
     ColoStage *stage;
     unsigned long *changed;
+    uint8_t *shared;            /* copy-on-write on the base of cow */
+    ColoCow *cow;
+    unsigned long *written;     /* of its pages */
 } Bench;
 
 /* Keeps a result, and so what it took to get it. */
@@ -82,6 +92,18 @@ static void scatter(Bench *b)
     }
 }
 
+static void set_up_cow(Bench *b)
+{
+    size_t size = GUEST_PAGES * PAGE;
+
+    b->shared = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    g_assert(b->shared != MAP_FAILED);
+    memcpy(b->shared, b->guest, size);
+    b->cow = colo_cow_new(b->shared, size, "bench", &error_fatal);
+    b->written = bitmap_new(GUEST_PAGES);
+}
+
 static void set_up(Bench *b)
 {
     ColoRamList *ram = colo_ramlist_new(PAGE, &error_abort);
@@ -95,6 +117,7 @@ static void set_up(Bench *b)
     b->wire = new_memory(EPOCH_PAGES * PAGE);
     b->changed = bitmap_new(GUEST_PAGES);
     scatter(b);
+    set_up_cow(b);
 }
 
 static void do_memcpy(Bench *b)
@@ -164,16 +187,65 @@ static void do_commit(Bench *b)
     sink = b->svm[0];
 }
 
+/* The SVM writes to all pages of the epoch. */
+static void write_all(Bench *b)
+{
+    for (unsigned i = 0; i < b->nruns; i++) {
+        for (unsigned j = 0; j < b->run; j++) {
+            b->shared[(b->first[i] + j) * PAGE]++;
+        }
+    }
+}
+
+static void do_stage_own(Bench *b)
+{
+    uint8_t *base = colo_cow_base(b->cow);
+    size_t len = b->run * PAGE;
+
+    for (unsigned i = 0; i < b->nruns; i++) {
+        bitmap_clear(b->written, b->first[i], b->run);
+        g_assert(colo_cow_written(b->cow, b->first[i], b->run, b->written));
+        for (unsigned j = 0; j < b->run; j++) {
+            g_assert(test_bit(b->first[i] + j, b->written));
+        }
+        memcpy(base + b->first[i] * PAGE, b->wire + i * len, len);
+    }
+}
+
+static void do_commit_own(Bench *b)
+{
+    bitmap_zero(b->written, GUEST_PAGES);
+    colo_cow_changed(b->cow, b->written);
+    colo_cow_drop(b->cow, b->written);
+}
+
+static void do_commit_cow(Bench *b)
+{
+    ColoStageTarget target = { .base = colo_cow_base(b->cow) };
+
+    do_commit_own(b);
+    colo_stage_commit(b->stage, 0, b->changed, &target);
+    sink = target.base[0];
+}
+
+static void nothing(Bench *b)
+{
+}
+
 static const struct {
     const char *name;
+    void (*prepare)(Bench *b);  /* whose time does not count */
     void (*run)(Bench *b);
 } benches[] = {
-    { "memcpy", do_memcpy },
-    { "zero", do_zero },
-    { "keep", do_keep },
-    { "crc", do_crc },
-    { "stage", do_stage },
-    { "commit", do_commit },
+    { "memcpy", nothing, do_memcpy },
+    { "zero", nothing, do_zero },
+    { "keep", nothing, do_keep },
+    { "crc", nothing, do_crc },
+    { "stage", nothing, do_stage },
+    { "commit", nothing, do_commit },
+    { "stage-own", write_all, do_stage_own },
+    { "commit-own", write_all, do_commit_own },
+    { "commit-cow", nothing, do_commit_cow },
 };
 
 static double cpu_seconds(void)
@@ -185,20 +257,24 @@ static double cpu_seconds(void)
 }
 
 /* MiB a second */
-static double measure(Bench *b, void (*run)(Bench *b), double seconds)
+static double measure(Bench *b, unsigned which, double seconds)
 {
-    double begin, now;
+    double spent = 0;
     unsigned epochs = 0;
 
     do_stage(b);
-    run(b);
-    begin = now = cpu_seconds();
-    while (now - begin < seconds) {
-        run(b);
-        epochs++;
-        now = cpu_seconds();
+    for (bool warm = false; spent < seconds; warm = true) {
+        double begin;
+
+        benches[which].prepare(b);
+        begin = cpu_seconds();
+        benches[which].run(b);
+        if (warm) {
+            spent += cpu_seconds() - begin;
+            epochs++;
+        }
     }
-    return epochs * (EPOCH_PAGES * PAGE / (double)MiB) / (now - begin);
+    return epochs * (EPOCH_PAGES * PAGE / (double)MiB) / spent;
 }
 
 static int usage(const char *program)
@@ -223,7 +299,7 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < ARRAY_SIZE(benches); i++) {
         if (!strcmp(argv[1], benches[i].name)) {
             set_up(&b);
-            printf("mib_per_s %.1f\n", measure(&b, benches[i].run, seconds));
+            printf("mib_per_s %.1f\n", measure(&b, i, seconds));
             return 0;
         }
     }
