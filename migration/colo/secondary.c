@@ -639,6 +639,21 @@ static void receive(ColoSecondaryRun *r)
 }
 
 /*
+ * What the guest has flushed is on the disk of the primary, which is lost; here
+ * it may be in caches, of an image's metadata among them. BQL, SVM stopped.
+ */
+static void flush_disks(void)
+{
+    int ret = bdrv_flush_all();
+
+    if (ret < 0) {
+        error_report("COLO: the disks can't be flushed on taking over: %s; "
+                     "what the guest has written may be lost if this host "
+                     "fails before the guest flushes it", strerror(-ret));
+    }
+}
+
+/*
  * End what set_up() began; @survivor becomes false if the disks can't be
  * made what the SVM has seen. BQL.
  */
@@ -649,6 +664,9 @@ static void stop_parts(ColoSecondaryRun *r, bool *survivor)
     vm_stop(RUN_STATE_COLO);
     if (r->watch) {
         qemu_del_vm_change_state_handler(r->watch);
+    }
+    if (*survivor) {
+        flush_disks();
     }
     if (r->replicating) {
         replication_stop_all(*survivor, &err);
@@ -679,7 +697,6 @@ static bool settle(ColoSecondaryRun *r, bool survivor)
             colo_engine_vm_start();
         } else if (runstate_check(RUN_STATE_COLO)) {
             runstate_set(RUN_STATE_PAUSED);
-            bdrv_flush_all();
         }
         colo_engine_resume_deferred();
         return true;
