@@ -46,6 +46,7 @@ typedef struct ColoSecondaryRun {
     QemuThread thread;
     Coroutine *co;              /* who waits for the thread */
     bool woken;                 /* it has been told to go on; BQL */
+    bool joined;                /* the thread was; main thread */
     bool ram;                   /* set up */
     bool replicating;
     bool proxied;
@@ -772,6 +773,7 @@ void colo_secondary_join(void)
         bql_unlock();
         qemu_thread_join(&current->thread);
         bql_lock();
+        current->joined = true;
     }
 }
 
@@ -853,7 +855,9 @@ bool coroutine_fn colo_incoming_co(Error **errp)
     qemu_thread_create(&r->thread, MIGRATION_THREAD_DST_COLO,
                        secondary_thread, r, QEMU_THREAD_JOINABLE);
     qemu_coroutine_yield();
-    qemu_thread_join(&r->thread);
+    if (!r->joined) {
+        qemu_thread_join(&r->thread);
+    }
     err = run_end(r);
     if (err) {
         error_propagate(errp, err);
