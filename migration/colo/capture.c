@@ -71,6 +71,11 @@ uint64_t colo_capture_sync(bool stopped)
     return dirty;
 }
 
+void colo_capture_settle(void)
+{
+    memory_global_after_dirty_log_sync();
+}
+
 /* What becomes of the dirty pages of the stopped VM. */
 typedef struct Take {
     ColoSender sender;

@@ -25,10 +25,16 @@ void colo_capture_start(void);
 
 /*
  * Bring the dirty log up to date. @stopped: the VM is, and this is the last
- * sync of the epoch, which under TCG must not release the BQL; else it may.
- * BQL. Returns the number of dirty pages.
+ * sync of the epoch. BQL. Returns the number of dirty pages.
  */
 uint64_t colo_capture_sync(bool stopped);
+
+/*
+ * After colo_capture_sync() of a running VM, and before any page is read: TCG
+ * marks a page before it writes to it, so wait until each vCPU has written what
+ * it had marked by then. BQL, which is given up meanwhile; not under RCU.
+ */
+void colo_capture_settle(void);
 
 /* What the sending of pages needs to know, and to tell its caller. */
 typedef struct ColoCapture {

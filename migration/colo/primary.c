@@ -731,6 +731,7 @@ static bool send_ahead(ColoPrimaryRun *r, Error **errp)
         bql_unlock();
         return true;
     }
+    colo_capture_settle();
     stall_watch(r, true);
     bql_unlock();
     WITH_QEMU_LOCK_GUARD(&e->lock) {
