@@ -29,6 +29,7 @@
 ColoEngine colo_engine;
 
 static QEMUTimer *takeover_timer;
+static VMChangeStateEntry *standing_watch;
 
 static void __attribute__((constructor)) colo_engine_init(void)
 {
@@ -36,10 +37,25 @@ static void __attribute__((constructor)) colo_engine_init(void)
     qemu_cond_init(&colo_engine.cond);
 }
 
+/* When the VM stops this is the last to be told, and when it starts the first. */
+static void standing_changed(void *opaque, bool running, RunState state)
+{
+    ColoEngine *e = &colo_engine;
+
+    QEMU_LOCK_GUARD(&e->lock);
+    e->standing = !running;
+    e->changes++;
+    qemu_cond_broadcast(&e->cond);
+}
+
 void colo_engine_begin(COLOMode mode)
 {
     ColoEngine *e = &colo_engine;
 
+    if (!standing_watch) {
+        standing_watch = qemu_add_vm_change_state_handler_prio(standing_changed,
+                                                               NULL, INT_MIN);
+    }
     trace_colo_mode(COLOMode_str(mode));
     QEMU_LOCK_GUARD(&e->lock);
     e->mode = mode;
@@ -53,6 +69,7 @@ void colo_engine_begin(COLOMode mode)
     e->cancel = false;
     e->in_checkpoint = false;
     e->want_run = true;
+    e->standing = !runstate_is_running();
     e->stopped = false;
     e->shutdown = SHUTDOWN_CAUSE_NONE;
     e->reset = SHUTDOWN_CAUSE_NONE;
@@ -67,6 +84,7 @@ void colo_engine_end(void)
         timer_free(takeover_timer);
         takeover_timer = NULL;
     }
+    g_clear_pointer(&standing_watch, qemu_del_vm_change_state_handler);
     trace_colo_mode(COLOMode_str(COLO_MODE_NONE));
     QEMU_LOCK_GUARD(&e->lock);
     e->mode = COLO_MODE_NONE;
@@ -144,6 +162,25 @@ void colo_engine_watch_takeover(void)
     }
     timer_mod(takeover_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
               COLO_TAKEOVER_MS);
+}
+
+void colo_engine_settle(void)
+{
+    ColoEngine *e = &colo_engine;
+
+    qemu_mutex_lock(&e->lock);
+    while (!e->standing && !e->quit && !runstate_is_live(runstate_get())) {
+        unsigned changes = e->changes;
+
+        bql_unlock();
+        while (e->changes == changes && !e->quit) {
+            qemu_cond_wait(&e->cond, &e->lock);
+        }
+        qemu_mutex_unlock(&e->lock);
+        bql_lock();
+        qemu_mutex_lock(&e->lock);
+    }
+    qemu_mutex_unlock(&e->lock);
 }
 
 void colo_engine_vm_start(void)

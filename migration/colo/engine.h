@@ -41,6 +41,8 @@ typedef struct ColoEngine {
     bool quit;                  /* QEMU exits */
     bool in_checkpoint;         /* the VM stands still for the engine */
     bool want_run;              /* and is to run afterwards */
+    bool standing;              /* the VM, its devices included, stands still */
+    unsigned changes;           /* how often that has changed */
     bool stopped;               /* the peer has taken over, never run again */
     ShutdownCause shutdown;     /* put off until after the checkpoint */
     ShutdownCause reset;        /* secondary: likewise */
@@ -76,6 +78,15 @@ void colo_engine_watch_takeover(void);
  * QEMU's exit goes on with. Main thread, BQL, which is released meanwhile.
  */
 void colo_secondary_join(void);
+
+/*
+ * If another thread is about to stop the VM, which gives up the BQL until the
+ * vCPUs have paused, wait until it is done: in the meantime vm_stop() would do
+ * nothing, and vCPUs and devices would go on writing to the guest's memory.
+ * Afterwards the VM is live, or stands still, or QEMU exits. It takes as long
+ * as the vCPUs do. BQL, which is released meanwhile.
+ */
+void colo_engine_settle(void);
 
 /*
  * Start the VM, unless QEMU is about to exit: a request to do so may come

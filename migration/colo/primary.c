@@ -344,6 +344,7 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
 {
     ERRP_GUARD();
 
+    colo_engine_settle();
     shot->stopped_us = shot->phase_us = g_get_monotonic_time();
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->want_run = runstate_is_live(runstate_get()) ||
@@ -909,10 +910,11 @@ static void settle(ColoPrimaryRun *r, bool survivor)
         colo_engine_resume_deferred();
         return;
     }
-    vm_stop(RUN_STATE_COLO);
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->stopped = true;
     }
+    colo_engine_settle();
+    vm_stop(RUN_STATE_COLO);
     if (runstate_check(RUN_STATE_COLO) || runstate_check(RUN_STATE_PAUSED)) {
         runstate_set(RUN_STATE_POSTMIGRATE);
     }

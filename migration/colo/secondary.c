@@ -431,6 +431,7 @@ static void commit(ColoSecondaryRun *r, const ColoMsg *msg)
     bool ok, stood;
 
     bql_lock();
+    colo_engine_settle();
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->in_checkpoint = true;
     }
@@ -662,6 +663,10 @@ static void stop_parts(ColoSecondaryRun *r, bool *survivor)
 {
     Error *err = NULL;
 
+    colo_engine_settle();
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        e->in_checkpoint = true;
+    }
     vm_stop(RUN_STATE_COLO);
     if (r->watch) {
         qemu_del_vm_change_state_handler(r->watch);

@@ -21,6 +21,7 @@ CODE_MIB = 4
 PAGE = 4096                 # bytes
 COMMITS = 200
 COMPARED = 20               # of them, with a comparison
+STOPS = 20
 COW, LOG = 'cow', 'log'
 
 
@@ -82,6 +83,26 @@ def equal(env, kind, **changes):
     pair.secondary_failover()
     check_alive(pair.primary, floor)
     check_memory(pair.primary, MIB)
+
+
+def on_one_cpu(vm):
+    cpu = min(os.sched_getaffinity(0))
+    for task in os.listdir(f'/proc/{vm.proc.pid}/task'):
+        os.sched_setaffinity(int(task), {cpu})
+
+
+def stopping(env):
+    """A checkpoint that comes while the PVM is being stopped is of its end.
+
+    To stop the PVM asks for one: it must wait until no vCPU writes any more.
+    On one CPU of the host the vCPU is likely to be amid something then.
+    """
+    pair = Pair(env, engine_only(delay=600000))
+    pair.bring_up()
+    start_load(pair.primary, MIB, 60)
+    on_one_cpu(pair.primary)
+    for _ in range(STOPS):
+        compare(env, pair)
 
 
 def code(env, side):
@@ -168,6 +189,7 @@ suite.add('equal', 180, equal, COW, smp=2)
 suite.add('equal/multifd', 180, equal, COW, smp=2, multifd=2)
 suite.add('equal/shared', 180, equal, LOG, smp=2, extra=SHARED)
 suite.add('equal/preallocated', 180, equal, LOG, extra=PREALLOCATED)
+suite.add('stopping', 120, stopping)
 suite.add('hotplug', 60, hotplug)
 suite.add('code/primary', 90, code, 'primary')
 suite.add('code/secondary', 90, code, 'secondary')
