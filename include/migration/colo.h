@@ -94,6 +94,9 @@ void colo_incoming_end(void);
 bool colo_defer_shutdown(ShutdownCause cause);
 bool colo_defer_reset(ShutdownCause cause);
 
+/* The guest was reset. BQL, main loop. */
+void colo_reset_done(void);
+
 /*
  * The user stops the VM (@run false) or lets it go on. True if COLO takes
  * care of it, or refuses it with an error: within a checkpoint it takes

@@ -447,13 +447,23 @@ bool colo_defer_reset(ShutdownCause cause)
         }
     }
     if (migration_in_colo_state()) {
-        /* what the reset guest does is held until this is committed */
-        colo_checkpoint_request(COLO_CHECKPOINT_REASON_GUEST);
+        if (runstate_check(RUN_STATE_SUSPENDED)) {
+            /* a reset would end that without a word to its devices */
+            vm_stop(RUN_STATE_PAUSED);
+        }
         return false;
     }
     vm_stop(RUN_STATE_COLO);
     colo_checkpoint_request(COLO_CHECKPOINT_REASON_SECONDARY);
     return true;
+}
+
+void colo_reset_done(void)
+{
+    if (migration_in_colo_state()) {
+        /* what the reset guest does is held until this is committed */
+        colo_checkpoint_request(COLO_CHECKPOINT_REASON_GUEST);
+    }
 }
 
 bool colo_defer_run(bool run, Error **errp)

@@ -89,6 +89,10 @@ bool colo_defer_reset(ShutdownCause cause)
     return false;
 }
 
+void colo_reset_done(void)
+{
+}
+
 bool colo_defer_run(bool run, Error **errp)
 {
     return false;

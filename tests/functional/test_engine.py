@@ -334,6 +334,19 @@ def stop_and_cont(env):
     check_alive(pair.primary, floor)
 
 
+def resets(env):
+    """The PVM is reset again and again, and neither that nor QEMU is stuck."""
+    pair = protected(env, rate=0, delay=600000)
+    vm = pair.primary
+    for _ in range(20):
+        mark, epoch = vm.qmp.mark(), pair.committed()
+        vm.qmp.cmd('system_reset')
+        vm.qmp.wait_event('RESET', 30, mark)
+        wait_for(lambda: pair.committed() > epoch, 30, 'a checkpoint')
+        wait_for(lambda: vm.qmp.cmd('query-status')['running'], 30,
+                 'the guest to run')
+
+
 def quit_side(env, side):
     """quit on one side ends that QEMU cleanly; the other one survives."""
     pair = protected(env)
@@ -487,6 +500,7 @@ suite.add('stopped/secondary-told', 120, stopped_secondary_told)
 suite.add('stopped/secondary-yank', 60, stopped_secondary, True)
 suite.add('clocks', 120, clocks)
 suite.add('command/stop-cont', 60, stop_and_cont)
+suite.add('command/resets', 120, resets)
 suite.add('command/quit-primary', 60, quit_side, 'primary')
 suite.add('command/quit-secondary', 60, quit_side, 'secondary')
 suite.add('command/cancel', 60, cancel)
