@@ -30,7 +30,7 @@ uint64_t colo_ahead_unsent(const ColoAhead *a, const ColoRamList *ram);
  * Send the dirty pages of the running VM ahead, as part of checkpoint @epoch:
  * those first that were not sent in this epoch, at most @pages (0: all), until
  * @enough says so. *@sent becomes how many went. Migration thread, without the
- * BQL, after colo_capture_sync().
+ * BQL, after colo_capture_sync() and colo_capture_settle().
  */
 bool colo_ahead_send(ColoAhead *a, ColoCapture *c, uint64_t epoch,
                      uint64_t pages, bool (*enough)(void *opaque),

@@ -37,7 +37,7 @@ static void __attribute__((constructor)) colo_engine_init(void)
     qemu_cond_init(&colo_engine.cond);
 }
 
-/* When the VM stops this is the last to be told, and when it starts the first. */
+/* The last to be told that the VM stops, and the first that it starts. */
 static void standing_changed(void *opaque, bool running, RunState state)
 {
     ColoEngine *e = &colo_engine;

@@ -63,9 +63,9 @@ size_t colo_ram_stage(const ColoMsg *msg, struct iovec *iov);
 bool colo_stage_multifd(MultiFDRecvParams *p, Error **errp);
 
 /*
- * All that the primary gave to multifd before a SYNC is there, and is newer than
- * what came of the same pages by the link. Tells how many came since the last
- * call, with their content and as zero. Receiving thread, before it takes
+ * All that the primary gave to multifd before a SYNC is there, and is newer
+ * than what came of the same pages by the link. Tells how many came since the
+ * last call, with their content and as zero. Receiving thread, before it takes
  * another message.
  */
 void colo_ram_multifd_synced(uint64_t *pages, uint64_t *zero_pages);
