@@ -666,6 +666,7 @@ static void stop_parts(ColoSecondaryRun *r, bool *survivor)
     colo_engine_settle();
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->in_checkpoint = true;
+        e->want_run = r->run_svm;
     }
     vm_stop(RUN_STATE_COLO);
     if (r->watch) {
@@ -696,10 +697,13 @@ static bool settle(ColoSecondaryRun *r, bool survivor)
 {
     stop_parts(r, &survivor);
     if (survivor) {
+        bool run;
+
         WITH_QEMU_LOCK_GUARD(&e->lock) {
             e->in_checkpoint = false;
+            run = e->want_run;
         }
-        if (r->run_svm) {
+        if (run) {
             colo_engine_vm_start();
         } else if (runstate_check(RUN_STATE_COLO)) {
             runstate_set(RUN_STATE_PAUSED);
