@@ -51,17 +51,29 @@ static void measure(ColoPace *p, const ColoPaceRound *now, uint64_t grown)
     }
 }
 
+/* One more than the last time, if even then there is little. */
+static unsigned next_skip(const ColoPace *p, uint64_t grown)
+{
+    return grown > LITTLE ? p->skip / 2 :
+           grown * (p->skip + 2) > LITTLE * (p->skip + 1) ? p->skip :
+           MIN(p->skip + 1, SKIP_MAX);
+}
+
 bool colo_pace_due(ColoPace *p, const ColoPaceRound *now)
 {
     uint64_t again = now->dirty - MIN(now->dirty, now->unsent);
     uint64_t grown = now->dirty - MIN(now->dirty, p->left);
     bool due;
 
-    measure(p, now, grown);
-    /* one more than the last time, if even then there is little */
-    p->skip = grown > LITTLE ? p->skip / 2 :
-              grown * (p->skip + 2) > LITTLE * (p->skip + 1) ? p->skip :
-              MIN(p->skip + 1, SKIP_MAX);
+    if (now->elapsed_ms < now->period_ms) {
+        measure(p, now, grown);
+        p->skip = next_skip(p, grown);
+    } else {
+        /* too soon after the one before it to tell anything */
+        p->final++;
+    }
+    p->before = p->dirty;
+    p->dirty = now->dirty;
     p->left = now->dirty;
     p->then_ms = now->elapsed_ms;
     if (now->dirty < WORTH_IT || p->fast) {
@@ -81,6 +93,13 @@ void colo_pace_sent(ColoPace *p, uint64_t pages)
     if (pages > MUCH) {
         p->skip = 0;
     }
+}
+
+bool colo_pace_once_more(const ColoPace *p)
+{
+    return !p->fast && p->final < COLO_PACE_FINAL &&
+           p->dirty >= WORTH_IT && p->left < WORTH_IT &&
+           (!p->final || p->dirty * 2 < p->before);
 }
 
 int64_t colo_pace_interval(const ColoPace *p, int64_t round_ms)

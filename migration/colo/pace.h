@@ -6,8 +6,10 @@
  * any other time. A page that is dirtied again has been sent in vain. So what
  * is dirty goes as long as most of it goes for the first time; or if it would
  * soon be more than can be copied while the PVM stands still; or if the PVM is
- * about to stop. A guest that dirties that much in no time is left to the
- * checkpoint: the sending would not keep up with it, and slow it down.
+ * about to stop. What comes meanwhile is sent when the period is over, and once
+ * more if it has become much less: each time takes less long, so less comes. A
+ * guest that dirties the room in no time is left to the checkpoint: the sending
+ * would not keep up with it, and slow it down.
  *
  * Numbers only, no locks: the caller serialises.
  *
@@ -20,6 +22,9 @@
 /* So often in an epoch pages go though many of them went before. */
 #define COLO_PACE_AGAIN 8
 
+/* So many rounds more there are when the period is over. */
+#define COLO_PACE_FINAL 2
+
 /* A guest that dirties the room in so many ms is too fast. */
 #define COLO_PACE_FAST_MS 100
 
@@ -28,7 +33,10 @@
 
 typedef struct ColoPace {
     uint64_t left;          /* pages that were dirty after the last round */
-    int64_t then_ms;        /* when that was, in the epoch */
+    uint64_t dirty;         /* pages that were, before that round */
+    uint64_t before;        /* and before the one before it */
+    unsigned final;         /* rounds of this epoch after its period */
+    int64_t then_ms;        /* when the last round was, in the epoch */
     unsigned again;         /* rounds of this epoch that sent pages again */
     bool fast;
     int64_t fast_since_ms;  /* when the guest was found to be */
@@ -56,6 +64,12 @@ bool colo_pace_due(ColoPace *p, const ColoPaceRound *now);
 
 /* @pages of them were sent. */
 void colo_pace_sent(ColoPace *p, uint64_t pages);
+
+/*
+ * The period is over: is it worth a round, a last one, before the checkpoint?
+ * To be asked again after that.
+ */
+bool colo_pace_once_more(const ColoPace *p);
 
 /*
  * How many ms after the last round the next one is due, @round_ms being the

@@ -775,6 +775,9 @@ static EpochEvent wait_event(ColoPrimaryRun *r, int64_t before,
             *reason = e->reason;
             return EPOCH_ENDS;
         }
+        if (left <= 0 && colo_pace_once_more(&r->pace)) {
+            return EPOCH_ROUND;
+        }
         if (left <= 0) {
             *reason = COLO_CHECKPOINT_REASON_PERIOD;
             return EPOCH_ENDS;
