@@ -841,6 +841,17 @@ static bool check_active(BlockDriverState *bs, Error **errp)
     return true;
 }
 
+/* What reading writes to the active disk would outlive a checkpoint. */
+static bool check_no_copy_on_read(BlockDriverState *bs, Error **errp)
+{
+    if (qatomic_read(&bs->copy_on_read)) {
+        error_setg(errp, "The active disk '%s' has copy-on-read=on: turn it "
+                   "off", bdrv_get_node_name(bs));
+        return false;
+    }
+    return true;
+}
+
 static bool check_writable(BlockDriverState *bs, const char *what,
                            Error **errp)
 {
@@ -882,6 +893,7 @@ static bool check_disks(ReplNode *s, Error **errp)
            check_active(s->active, errp) &&
            check_active(s->hidden, errp) &&
            check_active(s->disk, errp) &&
+           check_no_copy_on_read(s->active, errp) &&
            check_writable(s->active, "active", errp) &&
            check_writable(s->disk, "secondary", errp) &&
            check_sizes(s, errp);

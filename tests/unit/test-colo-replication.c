@@ -1382,6 +1382,10 @@ static void test_wrong_disks(void)
     secondary_open(&s);
     start_fails(&s, REPLICATION_MODE_PRIMARY, "mode=secondary");
 
+    secondary_open(&s);
+    bdrv_enable_copy_on_read(bdrv_find_node("active"));
+    start_fails(&s, REPLICATION_MODE_SECONDARY, "copy-on-read=on");
+
     make_images();
     secondary_open_nodes(&s);
     fault("hidden-fault")->write_error = -EIO;
