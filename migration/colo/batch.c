@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include "batch.h"
 #include "crc.h"
+#include "iovs.h"
 
 void colo_batch_init(ColoBatch *b, ColoCapture *capture, uint64_t epoch,
                      uint8_t *copies)
@@ -24,20 +25,13 @@ void colo_batch_destroy(ColoBatch *b)
 
 static void add_data(ColoBatch *b, uint8_t *data)
 {
-    struct iovec *last = b->niov ? &b->iov[b->niov - 1] : NULL;
     size_t page_size = b->capture->ram->page_size;
 
     if (b->copies) {
         data = memcpy(b->copies + b->pages * page_size, data, page_size);
     }
     b->pages++;
-    if (last && (uint8_t *)last->iov_base + last->iov_len == data) {
-        last->iov_len += page_size;
-    } else {
-        b->iov[b->niov].iov_base = data;
-        b->iov[b->niov].iov_len = page_size;
-        b->niov++;
-    }
+    b->niov = colo_iov_append(b->iov, b->niov, data, page_size);
 }
 
 static void add_run(ColoBatch *b, uint64_t page, uint32_t flags)

@@ -26,6 +26,7 @@
 #include "../options.h"
 #include "../ram.h"
 #include "cow.h"
+#include "iovs.h"
 #include "ram.h"
 #include "stage.h"
 #include "trace.h"
@@ -354,19 +355,6 @@ void colo_ram_free(void)
     }
 }
 
-/* Add @part to the @n entries of @iov. Returns how many it has then. */
-static size_t iov_append(struct iovec *iov, size_t n, const struct iovec *part)
-{
-    struct iovec *last = n ? &iov[n - 1] : NULL;
-
-    if (last && (uint8_t *)last->iov_base + last->iov_len == part->iov_base) {
-        last->iov_len += part->iov_len;
-    } else {
-        iov[n++] = *part;
-    }
-    return n;
-}
-
 /*
  * Stage pages of a block that is copy-on-write. What the SVM has written it
  * has for itself, be it that it takes over: the base is free to receive those.
@@ -392,7 +380,7 @@ static size_t stage_cow(ColoCopy *c, unsigned block, const ColoRun *run,
         } else {
             colo_stage_data(ram.stage, block, page, 1, &to);
         }
-        n = iov_append(iov, n, &to);
+        n = colo_iov_append(iov, n, to.iov_base, to.iov_len);
     }
     bitmap_clear(c->changed, run->first, run->count);
     return n;

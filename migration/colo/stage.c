@@ -9,6 +9,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/madvise.h"
+#include "iovs.h"
 #include "stage.h"
 
 typedef struct StageBlock {
@@ -121,14 +122,7 @@ size_t colo_stage_data(ColoStage *s, unsigned block, uint64_t first,
     size_t n = 0;
 
     for (uint32_t i = 0; i < count; i++) {
-        uint8_t *to = place(s, b, first + i);
-
-        if (n && (uint8_t *)iov[n - 1].iov_base + iov[n - 1].iov_len == to) {
-            iov[n - 1].iov_len += s->page_size;
-        } else {
-            iov[n].iov_base = to;
-            iov[n++].iov_len = s->page_size;
-        }
+        n = colo_iov_append(iov, n, place(s, b, first + i), s->page_size);
     }
     return n;
 }
