@@ -222,8 +222,8 @@ void colo_engine_resume_deferred(void)
 /* The reasons' numbers on the wire are those of the management interface. */
 QEMU_BUILD_BUG_ON((int)COLO_WIRE_REASON_START !=
                   (int)COLO_CHECKPOINT_REASON_START);
-QEMU_BUILD_BUG_ON((int)COLO_WIRE_REASON_SECONDARY !=
-                  (int)COLO_CHECKPOINT_REASON_SECONDARY);
+QEMU_BUILD_BUG_ON((int)COLO_WIRE_REASON_MEMORY !=
+                  (int)COLO_CHECKPOINT_REASON_MEMORY);
 QEMU_BUILD_BUG_ON((int)COLO_WIRE_REASON__MAX !=
                   (int)COLO_CHECKPOINT_REASON__MAX);
 

@@ -97,13 +97,14 @@ static bool must_end(ColoPrimaryRun *r)
 }
 
 /*
- * What became of an SVM is settled by a checkpoint that was captured since;
- * what it asks for because of input it has lost may be of the new epoch.
- * Engine's lock.
+ * What became of an SVM, and what it holds for a commit, is settled by a
+ * checkpoint that was captured since; what it asks for because of input it has
+ * lost may be of the new epoch. Engine's lock.
  */
 static bool is_settled(ColoPrimaryRun *r, const ColoMsg *request)
 {
-    return request->request.reason == COLO_WIRE_REASON_SECONDARY &&
+    return (request->request.reason == COLO_WIRE_REASON_SECONDARY ||
+            request->request.reason == COLO_WIRE_REASON_MEMORY) &&
            request->h.epoch < r->captured;
 }
 

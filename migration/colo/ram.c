@@ -8,6 +8,7 @@
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
+#include "qemu/host-utils.h"
 #include "qemu/main-loop.h"
 #include "qemu/madvise.h"
 #include "qemu/rcu.h"
@@ -45,6 +46,7 @@ typedef struct ColoCopy {
     uint8_t *multifd;       /* what came by multifd, each page at its place */
     unsigned long *fresh;   /* since the last SYNC; by channels: atomic */
     unsigned long *by_multifd;  /* pages whose last content is there */
+    uint64_t multifd_pages;     /* that take memory there, at most */
     bool multifd_used;      /* since the last commit */
 } ColoCopy;
 
@@ -52,6 +54,7 @@ static struct {
     ColoCopy *copies;       /* in the order of the primary's HELLO */
     unsigned n;
     ColoStage *stage;       /* what came by the link */
+    uint64_t limit;         /* pages that are to wait for a commit, at most */
     GHashTable *by_block;   /* RAMBlock -> ColoCopy */
     bool ready;             /* set up */
     bool logging;           /* what the SVM writes */
@@ -250,6 +253,16 @@ static bool start_log(Error **errp)
     return true;
 }
 
+static uint64_t stage_limit(const ColoRamList *layout)
+{
+    uint64_t pages = 0;
+
+    for (unsigned i = 0; i < colo_ramlist_size(layout); i++) {
+        pages += colo_ramlist_pages(layout, i);
+    }
+    return MAX(pages / 4, COLO_STAGE_KEEP >> TARGET_PAGE_BITS);
+}
+
 bool colo_ram_setup(const ColoRamList *layout, Error **errp)
 {
     unsigned n = colo_ramlist_size(layout);
@@ -266,6 +279,7 @@ bool colo_ram_setup(const ColoRamList *layout, Error **errp)
     if (!ram.stage) {
         goto fail;
     }
+    ram.limit = stage_limit(layout);
     ram.copies = g_new0(ColoCopy, n);
     ram.by_block = g_hash_table_new(NULL, NULL);
     for (unsigned i = 0; i < n; i++) {
@@ -462,7 +476,10 @@ static void take_fresh(ColoCopy *c)
 {
     for (size_t i = 0; i < BITS_TO_LONGS(c->npages); i++) {
         if (qatomic_read(&c->fresh[i])) {
-            c->by_multifd[i] |= qatomic_xchg(&c->fresh[i], 0);
+            unsigned long fresh = qatomic_xchg(&c->fresh[i], 0);
+
+            c->multifd_pages += ctpopl(fresh & ~c->by_multifd[i]);
+            c->by_multifd[i] |= fresh;
             c->multifd_used = true;
         }
     }
@@ -486,8 +503,19 @@ static void forget_multifd(ColoCopy *c)
     if (c->multifd_used) {
         qemu_madvise(c->multifd, c->size, QEMU_MADV_DONTNEED);
         bitmap_zero(c->by_multifd, c->npages);
+        c->multifd_pages = 0;
         c->multifd_used = false;
     }
+}
+
+bool colo_ram_is_full(void)
+{
+    uint64_t pages = colo_stage_used(ram.stage);
+
+    for (unsigned i = 0; i < ram.n; i++) {
+        pages += ram.copies[i].multifd_pages;
+    }
+    return pages > ram.limit;
 }
 
 void colo_ram_discard_staged(void)

@@ -70,6 +70,13 @@ bool colo_stage_multifd(MultiFDRecvParams *p, Error **errp);
  */
 void colo_ram_multifd_synced(uint64_t *pages, uint64_t *zero_pages);
 
+/*
+ * Do pages wait here that take a quarter of the guest's memory, and as much as
+ * is kept between checkpoints at least? What multifd has brought counts from
+ * its SYNC on. Receiving thread.
+ */
+bool colo_ram_is_full(void);
+
 /* Throw away what is staged. Receiving thread, no data under way. */
 void colo_ram_discard_staged(void);
 

@@ -513,6 +513,24 @@ static void announce_loss(ColoSecondaryRun *r)
     }
 }
 
+/*
+ * What waits for a commit takes memory that a secondary has no second time. A
+ * checkpoint ends that; the sending of pages ahead stops at once.
+ */
+static void ask_if_full(ColoSecondaryRun *r)
+{
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (r->machine.state != COLO_S_RECEIVING || e->requested) {
+            return;
+        }
+    }
+    if (colo_ram_is_full()) {
+        bql_lock();
+        colo_checkpoint_request(COLO_CHECKPOINT_REASON_MEMORY);
+        bql_unlock();
+    }
+}
+
 static void handle(ColoSecondaryRun *r, const ColoMsg *msg)
 {
     ColoSecondaryState state;
@@ -526,6 +544,8 @@ static void handle(ColoSecondaryRun *r, const ColoMsg *msg)
         commit(r, msg);
     } else if (state != COLO_S_RECEIVING) {
         forget_checkpoint(r);
+    } else {
+        ask_if_full(r);
     }
     if (msg->h.type == COLO_MSG_ERROR) {
         /* the link stays, for the primary may yet say that it takes over */

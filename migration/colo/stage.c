@@ -192,6 +192,11 @@ void colo_stage_commit(const ColoStage *s, unsigned block,
     }
 }
 
+uint64_t colo_stage_used(const ColoStage *s)
+{
+    return s->used;
+}
+
 void colo_stage_clear(ColoStage *s)
 {
     for (unsigned i = 0; i < s->nblocks; i++) {

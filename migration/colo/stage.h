@@ -73,6 +73,9 @@ void colo_stage_commit(const ColoStage *s, unsigned block,
                        const unsigned long *changed,
                        const ColoStageTarget *target);
 
+/* Pages of the arena that are in use. */
+uint64_t colo_stage_used(const ColoStage *s);
+
 /* Forget what is staged. */
 void colo_stage_clear(ColoStage *s);
 

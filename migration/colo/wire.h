@@ -93,6 +93,7 @@ typedef enum ColoWireReason {
     COLO_WIRE_REASON_OVERFLOW = 8,
     COLO_WIRE_REASON_GUEST = 9,
     COLO_WIRE_REASON_SECONDARY = 10,
+    COLO_WIRE_REASON_MEMORY = 11,
     COLO_WIRE_REASON__MAX,
 } ColoWireReason;
 

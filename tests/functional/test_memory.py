@@ -89,6 +89,31 @@ def equal(env, kind, **changes):
     survive(pair, 'primary', MIB)
 
 
+def set_balloon(vm, mib):
+    """Leave the guest this much memory."""
+    mark = vm.qmp.mark()
+    vm.qmp.cmd('balloon', {'value': mib << 20})
+    vm.qmp.wait_event('BALLOON_CHANGE', 60, mark,
+                      lambda data: data['actual'] == mib << 20)
+
+
+def balloon(env, side):
+    """A balloon with free page hints and reporting, with protection and after
+
+    What the guest does not use is not the same on both sides then.
+    """
+    pair = Pair(env, engine_only(mem=256, extra=BALLOON))
+    pair.bring_up()
+    start_load(pair.primary, MIB, 40)
+    for mib in 160, 256, 160:
+        set_balloon(pair.primary, mib)
+        pair.wait_checkpoints(2)
+    survive(pair, side, MIB)
+    for mib in 256, 160:
+        set_balloon(pair.primary, mib)
+    check_memory(pair.primary, MIB)
+
+
 def on_one_cpu(vm):
     cpu = min(os.sched_getaffinity(0))
     for task in os.listdir(f'/proc/{vm.proc.pid}/task'):
@@ -143,6 +168,16 @@ def once(env):
     survive(pair, 'primary', FULL_MIB)
 
 
+def limit(env, **changes):
+    """A secondary that holds much for a checkpoint asks for it."""
+    pair = Pair(env, engine_only(delay=600000, mem=256, **changes))
+    pair.bring_up()
+    start_load(pair.primary, FULL_MIB, 40)
+    wait_for(lambda: pair.reasons().get('memory', 0) >= 2, 60,
+             lambda: f'two checkpoints for memory; seen {pair.reasons()}')
+    survive(pair, 'primary', FULL_MIB)
+
+
 def hotplug(env):
     """Memory is not plugged in on either side, and protection lasts."""
     # Where memory can be added Linux keeps 32 MiB to bounce DMA in
@@ -167,14 +202,25 @@ def hotplug(env):
 PREALLOCATED = ['-object',
                 'memory-backend-ram,id=mem0,size=128M,prealloc=on',
                 '-machine', 'memory-backend=mem0']
-SHARED = ['-object', 'memory-backend-memfd,id=mem0,size=128M,share=on',
-          '-machine', 'memory-backend=mem0']
+BALLOON = ['-object', 'iothread,id=hints', '-device',
+           'virtio-balloon-pci,free-page-hint=on,iothread=hints,'
+           'free-page-reporting=on']
+
+
+def shared(mib):
+    return ['-object', f'memory-backend-memfd,id=mem0,size={mib}M,share=on',
+            '-machine', 'memory-backend=mem0']
+
 
 suite.add('equal', 180, equal, COW, smp=2)
 suite.add('equal/multifd', 180, equal, COW, smp=2, multifd=2)
-suite.add('equal/shared', 180, equal, LOG, smp=2, extra=SHARED)
+suite.add('equal/shared', 180, equal, LOG, smp=2, extra=shared(128))
 suite.add('equal/preallocated', 180, equal, LOG, extra=PREALLOCATED)
 suite.add('stopping', 120, stopping)
+suite.add('limit/shared', 120, limit, extra=shared(256))
+suite.add('limit/multifd', 120, limit, multifd=2)
+suite.add('balloon/primary', 120, balloon, 'primary')
+suite.add('balloon/secondary', 120, balloon, 'secondary')
 suite.add('hotplug', 60, hotplug)
 suite.add('code/primary', 90, code, 'primary')
 suite.add('code/secondary', 90, code, 'secondary')
