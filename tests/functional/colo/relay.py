@@ -187,6 +187,13 @@ class Relay:
         for sock in socks:
             sock.close()
 
+    def cut_last(self):
+        """Close the connection that was made last."""
+        with self.lock:
+            socks = self.open[-2:]
+            del self.open[-2:]
+        self._drop(*socks)
+
     def close(self):
         self.closed = True
         self._drop(self.listener)
