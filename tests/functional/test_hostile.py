@@ -255,8 +255,10 @@ ALWAYS_WRONG = (
 )
 LOAD = ('snapshot-load', {'job-id': 's', 'tag': 's', 'vmstate': 'none',
                           'devices': []})
+SAVE = ('xen-save-devices-state', {'filename': '/dev/null'})
 WRONG_ON_PRIMARY = (
     LOAD,
+    SAVE,
     ('migrate', {'uri': 'tcp:127.0.0.1:1'}),
     ('migrate-incoming', {'uri': 'tcp:127.0.0.1:1'}),
     ('device_add', {'driver': 'virtio-rng-pci', 'id': 'rng9'}),
@@ -268,6 +270,7 @@ WRONG_ON_PRIMARY = (
 )
 WRONG_ON_SECONDARY = (
     LOAD,
+    SAVE,
     ('migrate', {'uri': 'tcp:127.0.0.1:1'}),
     ('migrate-incoming', {'uri': 'tcp:127.0.0.1:1'}),
     ('x-colo-checkpoint', None),
@@ -303,7 +306,7 @@ def job_refused(vm, command):
         jobs = [j for j in vm.qmp.cmd('query-jobs') if j['id'] == 'job0']
         return jobs and jobs[0]['status'] == 'concluded' and jobs[0]
     job = wait_for(ended, 20, f'the end of {command} on {vm.name}')
-    expect(len(job.get('error', '')) > 10, f'{command} is refused on '
+    expect('COLO' in job.get('error', ''), f'{command} is refused on '
            f'{vm.name} during COLO', job)
     vm.qmp.cmd('job-dismiss', {'id': 'job0'})
 
@@ -326,7 +329,7 @@ def commands(env):
         for command, args in HARMLESS:
             vm.qmp.cmd(command, args)
     text = pair.primary.qmp.hmp('savevm x')
-    expect(text.strip(), 'savevm is refused during COLO', repr(text))
+    expect('COLO' in text, 'savevm is refused during COLO', repr(text))
     pair.wait_checkpoints(2)
     check_alive(pair.primary, 0)
     pair.kill_primary()
