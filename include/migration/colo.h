@@ -10,6 +10,7 @@
 #include "qapi/qapi-types-migration.h"
 #include "qapi/qapi-types-colo.h"
 #include "qapi/qapi-types-run-state.h"
+#include "qemu/notify.h"
 #include "qemu/typedefs.h"
 
 /*
@@ -82,6 +83,20 @@ bool colo_incoming_serves(void);
  * What was translated from the rest is still right. BQL.
  */
 bool colo_keeps_translations(void);
+
+/* How far the primary is ahead of a checkpoint that is loaded, ns */
+typedef struct ColoCatchUp {
+    int64_t ns;             /* it has run since */
+    int64_t stood_ns;       /* it had stood still for the checkpoint before */
+} ColoCatchUp;
+
+/*
+ * Have @notifier called when a checkpoint was loaded on a secondary, with a
+ * ColoCatchUp: what was loaded of a clock is to move on by that, by stood_ns
+ * only if it goes on while a VM stands still. The VM is stopped, BQL held, not
+ * in the main thread. For ever.
+ */
+void colo_add_catch_up_notifier(Notifier *notifier);
 
 /* The incoming migration is over; give back what COLO took. BQL. */
 void colo_incoming_end(void);

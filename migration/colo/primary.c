@@ -432,6 +432,7 @@ static bool send_commit(ColoPrimaryRun *r, const Shot *shot, Error **errp)
         msg.commit.totals = r->machine.progress.totals;
     }
     msg.commit.flags = shot->flags;
+    msg.commit.stood_us = MIN(shot->pause, UINT32_MAX);
     msg.commit.virtual_ns = shot->virtual_ns;
     msg.commit.capture_ns = shot->capture_ns;
     msg.commit.rtt_ns = r->rtt_ns;

@@ -67,6 +67,8 @@ static ColoEngine *const e = &colo_engine;
 static ColoSecondaryRun *current;
 static bool incoming_serves;
 static bool loading;            /* device state of a checkpoint; BQL */
+static NotifierList catch_up_notifiers =
+    NOTIFIER_LIST_INITIALIZER(catch_up_notifiers);  /* BQL */
 
 static void note_error(ColoSecondaryRun *r, Error *err)
 {
@@ -394,14 +396,15 @@ static int64_t since_capture(ColoSecondaryRun *r, const ColoMsg *msg,
 static void catch_up(ColoSecondaryRun *r, const ColoMsg *msg,
                      int64_t received)
 {
-    int64_t ns = since_capture(r, msg, received);
+    ColoCatchUp passed = { .stood_ns = msg->commit.stood_us * SCALE_US };
     double rate = (double)(cpu_get_host_ticks() - r->begun_ticks) /
                   MAX(get_clock() - r->begun_ns, 1);
 
     /* the primary's word, which must not take the clock out of its range */
-    ns = MIN(ns, CATCH_UP_MAX_NS);
-    trace_colo_catch_up(msg->h.epoch, ns);
-    cpu_timers_go_on(ns, ns * rate);
+    passed.ns = MIN(since_capture(r, msg, received), CATCH_UP_MAX_NS);
+    trace_colo_catch_up(msg->h.epoch, passed.ns);
+    cpu_timers_go_on(passed.ns, passed.ns * rate);
+    notifier_list_notify(&catch_up_notifiers, &passed);
 }
 
 /* After a commit the SVM does what the PVM does. BQL. */
@@ -824,6 +827,11 @@ bool colo_incoming_serves(void)
 void colo_incoming_end(void)
 {
     colo_engine_end();
+}
+
+void colo_add_catch_up_notifier(Notifier *notifier)
+{
+    notifier_list_add(&catch_up_notifiers, notifier);
 }
 
 static bool run_begin(ColoSecondaryRun *r, MigrationIncomingState *mis,

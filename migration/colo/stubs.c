@@ -79,6 +79,10 @@ void colo_incoming_end(void)
 {
 }
 
+void colo_add_catch_up_notifier(Notifier *notifier)
+{
+}
+
 bool colo_defer_shutdown(ShutdownCause cause)
 {
     return false;

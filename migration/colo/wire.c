@@ -441,7 +441,7 @@ static void put_commit(const ColoMsg *msg, GByteArray *out)
     put_u64(out, msg->commit.totals.zero_pages);
     put_u64(out, msg->commit.totals.bytes);
     put_u32(out, msg->commit.flags);
-    put_u32(out, 0);
+    put_u32(out, msg->commit.stood_us);
     put_u64(out, msg->commit.virtual_ns);
     put_u64(out, msg->commit.capture_ns);
     put_u64(out, msg->commit.sent_ns);
@@ -454,7 +454,7 @@ static bool get_commit(ColoReader *r, ColoMsg *msg, Error **errp)
            get_u64(r, &msg->commit.totals.zero_pages, "zero pages", errp) &&
            get_u64(r, &msg->commit.totals.bytes, "bytes", errp) &&
            get_u32(r, &msg->commit.flags, "flags", errp) &&
-           get_reserved(r, 4, errp) &&
+           get_u32(r, &msg->commit.stood_us, "pause", errp) &&
            get_i64(r, &msg->commit.virtual_ns, "virtual clock", errp) &&
            get_i64(r, &msg->commit.capture_ns, "capture clock", errp) &&
            get_i64(r, &msg->commit.sent_ns, "sending clock", errp) &&

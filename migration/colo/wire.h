@@ -151,6 +151,7 @@ typedef struct ColoMsg {
         struct {
             ColoTotals totals;
             uint32_t flags;     /* COLO_COMMIT_F_* */
+            uint32_t stood_us;  /* from the PVM's stop until it went on */
             /* QEMU_CLOCK_VIRTUAL at the capture, ns */
             int64_t virtual_ns;
             /* the primary's monotonic clock when the PVM went on, ns */

@@ -70,6 +70,7 @@ static void fill_commit(ColoMsg *msg)
     msg->commit.totals.zero_pages = 4;
     msg->commit.totals.bytes = 5 * PAGE;
     msg->commit.flags = COLO_COMMIT_F_RESET;
+    msg->commit.stood_us = 500;
     msg->commit.virtual_ns = 1000;
     msg->commit.capture_ns = 2000;
     msg->commit.sent_ns = 3000;
@@ -487,7 +488,6 @@ static void test_fields(void)
         { COLO_MSG_PAGES, 48, 8, 1, "run 2: first 1 overlaps" },
         { COLO_MSG_COMMIT, 24, 4, 16, "flags: " },
         { COLO_MSG_COMMIT, 24, 4, 3, "flags: " },
-        { COLO_MSG_COMMIT, 28, 4, 1, "reserved: " },
         { COLO_MSG_COMMIT, 32, 8, UINT64_MAX, "virtual clock: " },
         { COLO_MSG_COMMIT, 32, 8, INT64_MAX, "virtual clock: " },
         { COLO_MSG_COMMIT, 40, 8, UINT64_MAX, "capture clock: " },
