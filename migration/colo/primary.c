@@ -21,6 +21,7 @@
 #include "block/block-global-state.h"
 #include "block/replication.h"
 #include "io/channel-buffer.h"
+#include "migration/global_state.h"
 #include "net/colo-proxy.h"
 #include "system/cpus.h"
 #include "system/runstate.h"
@@ -357,6 +358,7 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
     }
     stall_watch(r, true);
     vm_stop(RUN_STATE_COLO);
+    global_state_store();
     shot->phases.stop = end_phase(shot);
     shot->virtual_ns = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
     replication_get_error_all(errp);

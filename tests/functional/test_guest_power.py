@@ -71,6 +71,25 @@ def alone(env, command):
     check_alive(pair.primary, min(floor, last_tick(pair.primary)))
 
 
+def suspend(env, side):
+    """A guest that sleeps is asleep on both sides, and can be woken up."""
+    pair = protected(env)
+    vm = pair.primary
+    mark = vm.qmp.mark()
+    vm.console.send('x suspend')
+    vm.qmp.wait_event('SUSPEND', 40, mark)
+    pair.checkpoint()
+    pair.checkpoint()
+    for vm in pair.primary, pair.secondary:
+        status = vm.qmp.cmd('query-status')['status']
+        expect(status == 'suspended', f'{vm.name} to be asleep', status)
+    floor = last_tick(pair.primary)
+    pair.survives_as = 'suspended'
+    pair.lose(side)
+    pair.primary.qmp.cmd('system_wakeup')
+    check_alive(pair.primary, floor)
+
+
 def after_failover(env):
     """A survivor powers off and resets like any guest."""
     pair = protected(env)
@@ -90,6 +109,8 @@ def after_failover(env):
 suite.add('pvm/poweroff', 60, power_off)
 suite.add('pvm/reboot', 80, reset, 'reboot')
 suite.add('pvm/panic', 80, reset, 'crash')
+suite.add('pvm/suspend-primary', 80, suspend, 'primary')
+suite.add('pvm/suspend-secondary', 80, suspend, 'secondary')
 suite.add('svm/poweroff', 60, alone, 'poweroff')
 suite.add('svm/reboot', 60, alone, 'reboot')
 suite.add('svm/panic', 60, alone, 'crash')

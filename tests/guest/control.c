@@ -15,6 +15,7 @@
  *   record CLIENT SEQ         as the record service does: ok or an errno
  *   cat FILE                  its text, lines joined by "|"
  *   threads                   where each thread of ours is in the kernel
+ *   suspend                   to RAM; ok when the guest has woken up
  *   poweroff, reboot, crash   no answer
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -30,11 +31,12 @@
 #include <unistd.h>
 #include "guestd.h"
 
-static void crash(void)
+static void write_to(const char *path, const char *word)
 {
-    int fd = open("/proc/sysrq-trigger", O_WRONLY);
+    int fd = open(path, O_WRONLY);
 
-    write_all(fd, "c", 1);
+    write_all(fd, word, strlen(word));
+    close(fd);
 }
 
 static void report_disk(char *reply, size_t size)
@@ -165,7 +167,10 @@ void control_command(const char *line, char *reply, size_t size)
     } else if (!strcmp(line, "reboot")) {
         reboot(RB_AUTOBOOT);
     } else if (!strcmp(line, "crash")) {
-        crash();
+        write_to("/proc/sysrq-trigger", "c");
+    } else if (!strcmp(line, "suspend")) {
+        write_to("/sys/power/state", "mem");
+        snprintf(reply, size, "ok");
     } else if (!load_command(line, reply, size)) {
         snprintf(reply, size, "unknown command");
     }

@@ -102,6 +102,7 @@ class Pair:
         self.primary = self.secondary = None
         self.started = {}
         self.count = 0
+        self.survives_as = 'running'
         self.mark = {}
         self.credentials = Credentials(env.folder) if options.tls else None
         legacy = options.nic in ('rtl8139', 'e1000')
@@ -466,8 +467,9 @@ class Pair:
         # which may have come when the peer was lost, before the failover
         wait_for(lambda: self.status(vm)['mode'] == 'none', 30,
                  lambda: f'COLO of {vm.name} to end; seen {self.status(vm)}')
-        wait_for(lambda: vm.qmp.cmd('query-status')['status'] == 'running',
-                 30, lambda: f'{vm.name} runs; seen '
+        wait_for(lambda: vm.qmp.cmd('query-status')['status'] ==
+                 self.survives_as, 30, lambda: f'{vm.name} '
+                 f'{self.survives_as}; seen '
                  f'{vm.qmp.cmd("query-status")}')
         self.env.note(f'{vm.name}: COLO_EXIT {event["data"]}')
 
