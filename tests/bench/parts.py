@@ -26,6 +26,7 @@ class Part:
 def parts(top):
     return {
         'pause': Part((pause.tasks,), SIZES),
+        'flat-out': Part((pause.flat_out_tasks,), quick=False),
         'latency': Part((traffic.latency,)),
         'mix': Part((traffic.mix,), quick=False),
         'throughput': Part((traffic.throughput, disk.tasks)),

@@ -28,6 +28,8 @@ WORKLOADS = {'idle': (0, 1), 'dirty-1': (1, 1), 'dirty-16': (16, 1),
 QUICK = ('idle', 'dirty-64')
 OTHER_SIZES = ('idle', 'dirty-64')
 PLAIN_SECONDS = 1
+FLAT_OUT_SECONDS = 5
+FLAT_OUT_PERIOD_MS = 1000
 REQUESTED_SECONDS = 2
 REQUESTS_PER_S = 5
 
@@ -83,21 +85,47 @@ def requested(pair, seconds):
     return result
 
 
-def measure(pair, rate, run, count, seconds):
+def end(pair):
+    """What is measured next is not to have this load beside it."""
+    order(pair, f'scatter {working_set(pair.options.mem)} 0 1')
+
+
+def start(pair, rate, run):
     order(pair, f'scatter {working_set(pair.options.mem)} {rate} {run}')
     if pair.secondary:
         # the first one takes all of a new working set
         pair.wait_checkpoints(1)
-    start, pages = time.monotonic(), number(pair, 'scattered')
+
+
+def flat_out(pair):
+    """What checkpoints leave of the guest's speed, at the same period all"""
+    if pair.secondary:
+        pair.primary.qmp.cmd('migrate-set-parameters',
+                             {'x-checkpoint-delay': FLAT_OUT_PERIOD_MS})
+    start(pair, FLAT_OUT, 1)
+    began, pages = time.monotonic(), number(pair, 'scattered')
+    time.sleep(FLAT_OUT_SECONDS)
+    if pair.secondary:
+        check_protected(pair)
+    result = {'dirtied_mib_per_s': (number(pair, 'scattered') - pages) / 256 /
+                                   (time.monotonic() - began)}
+    end(pair)
+    return result
+
+
+def measure(pair, rate, run, count, seconds):
+    start(pair, rate, run)
+    began, pages = time.monotonic(), number(pair, 'scattered')
     result = {}
     if pair.secondary:
         result.update(periodic(pair, count))
     else:
         time.sleep(PLAIN_SECONDS)
     result['dirtied_mib_per_s'] = ((number(pair, 'scattered') - pages) / 256 /
-                                   (time.monotonic() - start))
+                                   (time.monotonic() - began))
     result.update(memory(pair))
     result.update(requested(pair, seconds))
+    end(pair)
     return result
 
 
@@ -108,3 +136,7 @@ def tasks(peer, quick, mem):
         yield Task('pause', name, functools.partial(
             measure, rate=rate, run=run, count=1 if quick else 2,
             seconds=1 if quick else REQUESTED_SECONDS))
+
+
+def flat_out_tasks(peer, quick, mem):
+    yield Task('flat-out', 'period-1s', flat_out)
