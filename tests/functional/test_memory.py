@@ -18,6 +18,7 @@ suite = tap.Suite()
 MIB = 32
 FULL_MIB = 128
 CODE_MIB = 4
+LIMIT_MIB = 64              # that a secondary of 256 MiB holds
 PAGE = 4096                 # bytes
 COMMITS = 200
 COMPARED = 20               # of them, with a comparison
@@ -173,8 +174,12 @@ def limit(env, **changes):
     pair = Pair(env, engine_only(delay=600000, mem=256, **changes))
     pair.bring_up()
     start_load(pair.primary, FULL_MIB, 40)
-    wait_for(lambda: pair.reasons().get('memory', 0) >= 2, 60,
-             lambda: f'two checkpoints for memory; seen {pair.reasons()}')
+    for _ in range(2):
+        epoch = pair.committed()
+        wait_for(lambda: pair.committed() > epoch, 60, 'a checkpoint')
+        last = pair.stats()['last']
+        expect(last['reason'] == 'memory' and last['pages'] >
+               LIMIT_MIB * PAGES_PER_MIB, f'one for {LIMIT_MIB} MiB', last)
     survive(pair, 'primary', FULL_MIB)
 
 
