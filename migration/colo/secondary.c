@@ -313,7 +313,9 @@ static bool sync_multifd(ColoSecondaryRun *r, Error **errp)
 {
     uint64_t pages, zero_pages;
 
-    multifd_recv_sync_main();
+    if (multifd_recv_alive()) {
+        multifd_recv_sync_main();
+    }
     if (!multifd_recv_alive()) {
         error_setg(errp, "a multifd channel failed");
         return false;

@@ -364,7 +364,7 @@ def lost_channel(env):
     pair = protected(env, multifd=2, ports={9998: 19998})
     pair.wait_checkpoints(2)
     floor, vm = last_tick(pair.primary), pair.secondary
-    relay.cut_last()
+    relay.end_last()
     vm.qmp.wait_event('COLO_EXIT', 30, pair.mark[vm])
     pair.kill_primary()
     pair.secondary_failover()

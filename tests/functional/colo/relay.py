@@ -44,6 +44,7 @@ class Relay:
         self.passed = {True: 0, False: 0}
         self.lock = threading.Lock()
         self.open = []
+        self.deaf = None
         self.closed = False
         self.stalled = False
         self.closing = threading.Condition(self.lock)
@@ -118,6 +119,8 @@ class Relay:
                     sink.sendall(part)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
+            while sink is self.deaf and source.recv(CHUNK):
+                continue
             self._drop(source, sink)
 
     def _position(self, fault, data):
@@ -187,12 +190,13 @@ class Relay:
         for sock in socks:
             sock.close()
 
-    def cut_last(self):
-        """Close the connection that was made last."""
-        with self.lock:
-            socks = self.open[-2:]
-            del self.open[-2:]
-        self._drop(*socks)
+    def end_last(self):
+        """The server sees an end of the connection that was made last.
+
+        What comes from the client is taken and dropped.
+        """
+        self.deaf = self.open[-1]
+        self.deaf.shutdown(socket.SHUT_WR)
 
     def close(self):
         self.closed = True
