@@ -113,6 +113,16 @@ bool colo_defer_reset(ShutdownCause cause);
 void colo_reset_done(void);
 
 /*
+ * May what is requested of the VM be done to it (suspend, reset, wakeup, stop)?
+ * If not, it stands still for a checkpoint, of which this would be no part, and
+ * the main loop is told when it goes on; or it does so for ever. If so, there
+ * is no checkpoint until colo_hold_off_end(), though the BQL may be given up.
+ * BQL, main loop.
+ */
+bool colo_hold_off(void);
+void colo_hold_off_end(void);
+
+/*
  * The user stops the VM (@run false) or lets it go on. True if COLO takes
  * care of it, or refuses it with an error: within a checkpoint it takes
  * effect at its end, and a VM whose peer has taken over never runs again.

@@ -86,9 +86,9 @@ void colo_engine_end(void)
     }
     g_clear_pointer(&standing_watch, qemu_del_vm_change_state_handler);
     trace_colo_mode(COLOMode_str(COLO_MODE_NONE));
+    colo_engine_let_go();
     QEMU_LOCK_GUARD(&e->lock);
     e->mode = COLO_MODE_NONE;
-    e->in_checkpoint = false;
     e->requested = false;
     e->link = NULL;
 }
@@ -164,14 +164,22 @@ void colo_engine_watch_takeover(void)
               COLO_TAKEOVER_MS);
 }
 
+/* Engine's lock, BQL */
+static bool is_unsettled(ColoEngine *e)
+{
+    return e->held_off ||
+           (!e->standing && !runstate_is_live(runstate_get()));
+}
+
 void colo_engine_settle(void)
 {
     ColoEngine *e = &colo_engine;
 
     qemu_mutex_lock(&e->lock);
-    while (!e->standing && !e->quit && !runstate_is_live(runstate_get())) {
+    while (!e->quit && is_unsettled(e)) {
         unsigned changes = e->changes;
 
+        e->settling = true;
         bql_unlock();
         while (e->changes == changes && !e->quit) {
             qemu_cond_wait(&e->cond, &e->lock);
@@ -180,7 +188,38 @@ void colo_engine_settle(void)
         bql_lock();
         qemu_mutex_lock(&e->lock);
     }
+    e->settling = false;
     qemu_mutex_unlock(&e->lock);
+}
+
+bool colo_hold_off(void)
+{
+    ColoEngine *e = &colo_engine;
+
+    QEMU_LOCK_GUARD(&e->lock);
+    e->held_off = !e->in_checkpoint && !e->stopped;
+    return e->held_off;
+}
+
+void colo_hold_off_end(void)
+{
+    ColoEngine *e = &colo_engine;
+
+    QEMU_LOCK_GUARD(&e->lock);
+    e->held_off = false;
+    if (e->settling) {
+        e->changes++;
+        qemu_cond_broadcast(&e->cond);
+    }
+}
+
+void colo_engine_let_go(void)
+{
+    WITH_QEMU_LOCK_GUARD(&colo_engine.lock) {
+        colo_engine.in_checkpoint = false;
+    }
+    /* for what was requested meanwhile */
+    qemu_notify_event();
 }
 
 void colo_engine_vm_start(void)
@@ -192,8 +231,33 @@ void colo_engine_vm_start(void)
             return;
         }
     }
+    if (runstate_check(RUN_STATE_INTERNAL_ERROR)) {
+        /* an SVM whose state a commit has replaced; no way leads from there */
+        runstate_set(RUN_STATE_PAUSED);
+    }
     if (!runstate_check(RUN_STATE_SHUTDOWN)) {
         vm_start();
+    }
+}
+
+void colo_engine_vm_restart(void)
+{
+    ColoEngine *e = &colo_engine;
+    bool want_run;
+    RunState state;
+    /* to start the VM forgets that */
+    bool stop = qemu_vmstop_requested(&state);
+
+    colo_engine_vm_start();
+    if (stop) {
+        qemu_system_vmstop_request_prepare();
+        qemu_system_vmstop_request(state);
+    }
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        want_run = e->want_run;
+    }
+    if (!want_run) {
+        vm_stop(RUN_STATE_PAUSED);
     }
 }
 
@@ -242,8 +306,9 @@ void colo_checkpoint_request(ColoCheckpointReason reason)
         e->reason = reason;
         qemu_cond_broadcast(&e->cond);
     }
-    if (mode == COLO_MODE_SECONDARY) {
-        colo_secondary_ask(reason);
+    if (mode == COLO_MODE_SECONDARY && !colo_secondary_ask(reason)) {
+        QEMU_LOCK_GUARD(&e->lock);
+        e->requested = false;
     }
 }
 

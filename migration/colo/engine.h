@@ -42,7 +42,9 @@ typedef struct ColoEngine {
     bool in_checkpoint;         /* the VM stands still for the engine */
     bool want_run;              /* and is to run afterwards */
     bool standing;              /* the VM, its devices included, stands still */
-    unsigned changes;           /* how often that has changed */
+    bool held_off;              /* the main loop does something to the VM */
+    bool settling;              /* somebody waits for an end of that */
+    unsigned changes;           /* how often these have changed */
     bool stopped;               /* the peer has taken over, never run again */
     ShutdownCause shutdown;     /* put off until after the checkpoint */
     ShutdownCause reset;        /* secondary: likewise */
@@ -80,19 +82,31 @@ void colo_engine_watch_takeover(void);
 void colo_secondary_join(void);
 
 /*
- * If another thread is about to stop the VM, which gives up the BQL until the
- * vCPUs have paused, wait until it is done: in the meantime vm_stop() would do
- * nothing, and vCPUs and devices would go on writing to the guest's memory.
- * Afterwards the VM is live, or stands still, or QEMU exits. It takes as long
- * as the vCPUs do. BQL, which is released meanwhile.
+ * If another thread is about to stop, reset or suspend the VM, which gives up
+ * the BQL until the vCPUs have paused, wait until it is done: in the meantime
+ * vm_stop() would do nothing, and vCPUs and devices would go on writing to the
+ * guest's memory; or a reset would be done within the checkpoint. Afterwards
+ * the VM is live, or stands still, or QEMU exits. It takes as long as the vCPUs
+ * do. BQL, which is released meanwhile.
  */
 void colo_engine_settle(void);
+
+/* The VM stands still for the engine no more. BQL. */
+void colo_engine_let_go(void);
 
 /*
  * Start the VM, unless QEMU is about to exit: a request to do so may come
  * while it stands still for the engine. BQL.
  */
 void colo_engine_vm_start(void);
+
+/*
+ * The same for a VM whose own state goes on, and not that of a commit: if it is
+ * to stop for a reason that came up meanwhile (a panic, an error of a disk) it
+ * does so then, and likewise if the user says so while this gives up the BQL,
+ * as starting the VM does under KVM. BQL.
+ */
+void colo_engine_vm_restart(void);
 
 /* Do now what was put off: power off, or reset. BQL. */
 void colo_engine_resume_deferred(void);

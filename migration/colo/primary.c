@@ -349,8 +349,10 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
     colo_engine_settle();
     shot->stopped_us = shot->phase_us = g_get_monotonic_time();
     WITH_QEMU_LOCK_GUARD(&e->lock) {
-        e->want_run = runstate_is_live(runstate_get()) ||
-                      (shot->reason == COLO_CHECKPOINT_REASON_START);
+        /* the migration has stopped the VM, or the user did since */
+        if (shot->reason != COLO_CHECKPOINT_REASON_START) {
+            e->want_run = runstate_is_live(runstate_get());
+        }
         e->in_checkpoint = true;
         r->captured = shot->epoch;
         shot->flags = e->shutdown ? COLO_COMMIT_F_SHUTDOWN :
@@ -546,20 +548,27 @@ static bool wait_committed(ColoPrimaryRun *r, Shot *shot, Error **errp)
     return true;
 }
 
+/* Stopped by the migration, or by us */
+static bool stopped_for_colo(void)
+{
+    return runstate_check(RUN_STATE_COLO) ||
+           runstate_check(RUN_STATE_FINISH_MIGRATE);
+}
+
 /* Let the VM go on if it stands still for a checkpoint and is to. BQL. */
 static void resume_vm(ColoPrimaryRun *r)
 {
-    bool stands, run, powering_off;
+    bool run, powering_off;
 
     WITH_QEMU_LOCK_GUARD(&e->lock) {
-        stands = e->in_checkpoint;
-        e->in_checkpoint = false;
-        run = e->want_run;
         powering_off = e->shutdown;
+        run = e->in_checkpoint && e->want_run && !powering_off;
     }
-    if (stands && run) {
-        colo_engine_vm_start();
-    } else if (runstate_check(RUN_STATE_COLO) && !powering_off) {
+    if (run) {
+        colo_engine_vm_restart();
+    }
+    colo_engine_let_go();
+    if (!run && !powering_off && stopped_for_colo()) {
         runstate_set(RUN_STATE_PAUSED);
         bdrv_flush_all();
     }

@@ -418,7 +418,6 @@ static void follow(ColoSecondaryRun *r, const ColoMsg *msg, int64_t received)
     r->run_svm = !(flags & (COLO_COMMIT_F_PAUSED | COLO_COMMIT_F_SHUTDOWN));
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->requested = false;
-        e->in_checkpoint = false;
         e->reset = SHUTDOWN_CAUSE_NONE;
         e->shutdown = r->powered_off ? SHUTDOWN_CAUSE_GUEST_SHUTDOWN :
                                        SHUTDOWN_CAUSE_NONE;
@@ -427,6 +426,7 @@ static void follow(ColoSecondaryRun *r, const ColoMsg *msg, int64_t received)
         catch_up(r, msg, received);
         colo_engine_vm_start();
     }
+    colo_engine_let_go();
 }
 
 static void commit(ColoSecondaryRun *r, const ColoMsg *msg)
@@ -442,6 +442,7 @@ static void commit(ColoSecondaryRun *r, const ColoMsg *msg)
     }
     stood = !runstate_is_running();
     vm_stop(RUN_STATE_COLO);
+    qemu_system_forget_guest_requests();
     colo_forget_waiting_requests(stood);
     ok = apply(r, msg->h.epoch, &err);
     if (ok) {
@@ -725,12 +726,13 @@ static bool settle(ColoSecondaryRun *r, bool survivor)
         bool run;
 
         WITH_QEMU_LOCK_GUARD(&e->lock) {
-            e->in_checkpoint = false;
             run = e->want_run;
         }
         if (run) {
-            colo_engine_vm_start();
-        } else if (runstate_check(RUN_STATE_COLO)) {
+            colo_engine_vm_restart();
+        }
+        colo_engine_let_go();
+        if (!run && runstate_check(RUN_STATE_COLO)) {
             runstate_set(RUN_STATE_PAUSED);
         }
         colo_engine_resume_deferred();

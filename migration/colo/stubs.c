@@ -97,6 +97,15 @@ void colo_reset_done(void)
 {
 }
 
+bool colo_hold_off(void)
+{
+    return true;
+}
+
+void colo_hold_off_end(void)
+{
+}
+
 bool colo_defer_run(bool run, Error **errp)
 {
     return false;

@@ -19,7 +19,10 @@ suite = tap.Suite()
 MIB = 32
 WIDE_MIB = 192
 KEPT_MIB = 48               # that is copied while the VM stands still
+FULL_MIB = 128
+SLOW = 1 << 20              # bytes a second
 HEADER_SIZE = 32            # bytes, of a message of the checkpoint protocol
+READY = rb'QCOL\x00\x02'  # what that message begins with
 
 
 def protected(env, rate=40, kind='random', **changes):
@@ -355,6 +358,62 @@ def resets(env):
                  'the guest to run')
 
 
+def stop_at_start(env):
+    """A stop that comes before the first checkpoint is not forgotten."""
+    relay = engine_relay(env)
+    pair = Pair(env, engine_only(ports={9998: 19998}))
+    pair.start()
+    both = pair.primary, pair.secondary
+    relay.arm(Fault('stall', False, 0, READY))
+    pair.protect()
+    relay.wait_fired()
+    pair.primary.qmp.cmd('stop')
+    relay.release()
+    pair.wait_protected()
+    for vm in both:
+        status = vm.qmp.cmd('query-status')
+        expect(not status['running'], f'{vm.name} to stand still', status)
+    pair.primary.qmp.cmd('cont')
+    for vm in both:
+        wait_for(lambda vm=vm: vm.qmp.cmd('query-status')['running'], 30,
+                 f'{vm.name} to run')
+    floor = last_tick(pair.primary)
+    lose_primary(pair, False)
+    check_alive(pair.primary, floor)
+
+
+def reset_inside(env):
+    """A reset that is asked for within a checkpoint comes after it.
+
+    More is dirty than is copied while the VM stands still, so it is sent
+    meanwhile, and the relay stops that.
+    """
+    relay = engine_relay(env)
+    pair = protected(env, rate=0, mem=256, delay=600000, ports={9998: 19998})
+    vm = pair.primary
+    vm.qmp.cmd('migrate-set-parameters', {'max-bandwidth': SLOW})
+    start_load(vm, FULL_MIB, 400)
+    wait_for(lambda: load_stat(vm)[0] > FULL_MIB * PAGES_PER_MIB, 60,
+             'all of the memory to be written')
+    relay.arm(Fault('stall', True, 8 * SLOW))
+    mark, since = vm.qmp.mark(), len(vm.console.text)
+    vm.qmp.cmd('x-colo-checkpoint')
+    relay.wait_fired()
+    vm.qmp.wait_event('STOP', 30, mark)
+    vm.qmp.cmd('system_reset')
+    for _ in range(10):
+        vm.qmp.cmd('query-status')
+    expect(not vm.qmp.count('RESET', mark), 'no reset within a checkpoint',
+           vm.qmp.count('RESUME', mark))
+    relay.release()
+    vm.qmp.wait_event('RESET', 30, mark)
+    vm.console.wait(r'^guestd ready', 60, since)
+    pair.checkpoint()
+    floor = last_tick(vm)
+    lose_primary(pair, False)
+    check_alive(pair.primary, floor)
+
+
 def lost_channel(env):
     """A multifd channel ends, the link does not: the secondary can take over.
 
@@ -527,6 +586,8 @@ suite.add('stopped/secondary-yank', 60, stopped_secondary, True)
 suite.add('clocks', 120, clocks)
 suite.add('command/stop-cont', 60, stop_and_cont)
 suite.add('command/resets', 120, resets)
+suite.add('command/reset-inside', 120, reset_inside)
+suite.add('command/stop-at-start', 60, stop_at_start)
 suite.add('command/quit-primary', 60, quit_side, 'primary')
 suite.add('command/quit-secondary', 60, quit_side, 'secondary')
 suite.add('command/cancel', 60, cancel)
