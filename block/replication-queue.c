@@ -7,6 +7,31 @@
 #include "qemu/osdep.h"
 #include "block/replication-queue.h"
 #include "qemu/memalign.h"
+#include "qemu/units.h"
+
+/*
+ * Data of so many bytes gets memory of its own, which the host has back as soon
+ * as it is freed: an allocator keeps what a burst of writes needed.
+ */
+#define OWN_MEMORY (64 * KiB)
+
+static void *data_new(size_t bytes)
+{
+    size_t page_size = qemu_real_host_page_size();
+
+    return bytes < OWN_MEMORY ?
+           qemu_try_memalign(page_size, bytes) :
+           qemu_anon_ram_alloc(ROUND_UP(bytes, page_size), NULL, false, false);
+}
+
+static void data_free(void *data, size_t bytes)
+{
+    if (bytes < OWN_MEMORY) {
+        qemu_vfree(data);
+    } else {
+        qemu_anon_ram_free(data, ROUND_UP(bytes, qemu_real_host_page_size()));
+    }
+}
 
 ReplWrite *repl_write_new(ReplWriteKind kind, int64_t offset, int64_t bytes,
                           BdrvRequestFlags flags, QEMUIOVector *qiov)
@@ -18,7 +43,7 @@ ReplWrite *repl_write_new(ReplWriteKind kind, int64_t offset, int64_t bytes,
     w->offset = offset;
     w->bytes = bytes;
     if (kind == REPL_WRITE_DATA) {
-        w->data = qemu_try_memalign(qemu_real_host_page_size(), bytes);
+        w->data = data_new(bytes);
         if (!w->data) {
             return NULL;
         }
@@ -30,7 +55,7 @@ ReplWrite *repl_write_new(ReplWriteKind kind, int64_t offset, int64_t bytes,
 void repl_write_free(ReplWrite *w)
 {
     if (w) {
-        qemu_vfree(w->data);
+        data_free(w->data, w->bytes);
         g_free(w);
     }
 }

@@ -5,11 +5,15 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/mman.h>
+#include "qemu/units.h"
 #include "block/replication-queue.h"
 
 #define DISK 256                /* bytes */
 #define WRITES 20000
 #define MAX_BATCH 5
+#define BIG (100 * KiB + 512)   /* bytes, what a heap would be used for */
+#define BURST 512
 
 static void push(ReplQueue *q, ReplWriteKind kind, int64_t offset,
                  int64_t bytes, uint8_t value)
@@ -101,6 +105,47 @@ static void test_memory(void)
     g_assert_cmpuint(q.memory, ==, 0);
 }
 
+/* Pages of this process's address space */
+static uint64_t address_space(void)
+{
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents("/proc/self/statm", &text, NULL, NULL));
+    return g_ascii_strtoull(text, NULL, 10);
+}
+
+/* A burst of writes leaves no memory behind in the process. */
+static void test_given_back(void)
+{
+    g_autofree uint8_t *buf = g_malloc0(BIG);
+    g_autofree void *last = NULL;
+    unsigned char map[BIG / 4096 + 1];
+    void *data[BURST];
+    uint64_t before;
+    ReplQueue q;
+
+    repl_queue_init(&q);
+    before = address_space();
+    for (unsigned i = 0; i < BURST; i++) {
+        QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, BIG);
+        ReplWrite *w = repl_write_new(REPL_WRITE_DATA, 0, BIG, 0, &qiov);
+
+        data[i] = w->data;
+        g_assert_cmpint(mincore(w->data, BIG, (void *)map), ==, 0);
+        repl_queue_push(&q, w);
+    }
+    push(&q, REPL_WRITE_ZEROES, 0, BIG, 0);
+    /* what was allocated before it an allocator can't give back */
+    last = g_malloc(100);
+    repl_queue_clear(&q);
+    for (unsigned i = 0; i < BURST; i++) {
+        g_assert_cmpint(mincore(data[i], BIG, (void *)map), ==, -1);
+        g_assert_cmpint(errno, ==, ENOMEM);
+    }
+    /* a thread of QEMU's may have begun to allocate meanwhile */
+    g_assert_cmpuint(address_space(), <, before + BURST * MiB / 2 / 4096);
+}
+
 /* Whatever the order within a batch, the disk ends as written in order */
 static void test_random(void)
 {
@@ -145,6 +190,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/replication/queue/no-overtaking",
                     test_no_overtaking);
     g_test_add_func("/colo/replication/queue/memory", test_memory);
+    g_test_add_func("/colo/replication/queue/given-back", test_given_back);
     g_test_add_func("/colo/replication/queue/random", test_random);
     return g_test_run();
 }
