@@ -22,7 +22,7 @@
 
 void colo_pace_restart(ColoPace *p)
 {
-    *p = (ColoPace) { .skip = p->skip };
+    *p = (ColoPace) { .skip = p->skip, .fast = p->fast };
 }
 
 /*
@@ -37,14 +37,16 @@ static bool may_again(const ColoPace *p, const ColoPaceRound *now)
 
 /*
  * How fast the guest is shows where little was dirty: what is dirtied again
- * does not.
+ * does not. One that was too fast must be half as fast to be sent ahead again,
+ * for in an epoch's first round it has had to share the host with a commit.
  */
 static void measure(ColoPace *p, const ColoPaceRound *now, uint64_t grown)
 {
     int64_t ms = MAX(now->elapsed_ms - p->then_ms, 1);
 
     if (p->left < now->room / 4) {
-        p->fast = grown * COLO_PACE_FAST_MS > now->room * ms;
+        p->fast = grown * COLO_PACE_FAST_MS >
+                  now->room * ms / (p->fast ? 2 : 1);
         p->fast_since_ms = now->elapsed_ms;
     } else if (now->elapsed_ms - p->fast_since_ms > COLO_PACE_FAST_FOR_MS) {
         p->fast = false;

@@ -156,15 +156,6 @@ static void test_too_fast(void)
     g_assert_cmpint(run(200, 192, 2000, 125).rounds, >=, 6);
 }
 
-/* Not even with much memory and a long period does it go ten times. */
-static void test_spread(void)
-{
-    Epoch e = run(100, 100, 20000, 200);
-
-    g_assert_cmpint(e.rounds, >=, 6);
-    g_assert_cmpint(e.rounds, <=, COLO_PACE_AGAIN + 3);
-}
-
 /* The next of an epoch's rounds, 125 ms after the last */
 static bool due(ColoPace *p, uint64_t dirty, uint64_t unsent, bool last)
 {
@@ -173,6 +164,35 @@ static bool due(ColoPace *p, uint64_t dirty, uint64_t unsent, bool last)
     };
 
     return colo_pace_due(p, &round);
+}
+
+/* An epoch whose first 125 ms dirty so many pages: are they sent? */
+static bool begins(ColoPace *p, uint64_t dirty)
+{
+    colo_pace_restart(p);
+    return due(p, dirty, dirty, false);
+}
+
+/* Nor is it in the next epoch, unless it has become much slower. */
+static void test_still_too_fast(void)
+{
+    const uint64_t limit = ROOM * 125 / COLO_PACE_FAST_MS;
+    ColoPace p = { 0 };
+
+    g_assert_true(begins(&p, limit * 3 / 4));
+    g_assert_false(begins(&p, limit + 1));
+    g_assert_false(begins(&p, limit * 3 / 4));
+    g_assert_true(begins(&p, limit / 2));
+    g_assert_true(begins(&p, limit * 3 / 4));
+}
+
+/* Not even with much memory and a long period does it go ten times. */
+static void test_spread(void)
+{
+    Epoch e = run(100, 100, 20000, 200);
+
+    g_assert_cmpint(e.rounds, >=, 6);
+    g_assert_cmpint(e.rounds, <=, COLO_PACE_AGAIN + 3);
 }
 
 static void test_few(void)
@@ -283,6 +303,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/pace/hot", test_hot);
     g_test_add_func("/colo/pace/spread", test_spread);
     g_test_add_func("/colo/pace/too-fast", test_too_fast);
+    g_test_add_func("/colo/pace/still-too-fast", test_still_too_fast);
     g_test_add_func("/colo/pace/few", test_few);
     g_test_add_func("/colo/pace/growing", test_growing);
     g_test_add_func("/colo/pace/final", test_final);
