@@ -371,8 +371,10 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
     replication_capture_all();
     colo_proxy_capture(shot->epoch);
     g_byte_array_set_size(r->tables, 0);
-    colo_proxy_save(r->tables);
+    /* what is saved may write to memory, or log what it has written before */
     shot->dirty = colo_capture_sync(true);
+    shot->phases.sync += end_phase(shot);
+    colo_proxy_save(r->tables);
     shot->phases.sync = end_phase(shot);
     if (!save_device_state(r, errp)) {
         return false;

@@ -9,10 +9,9 @@
  */
 
 #include "qemu/osdep.h"
-#include "libqtest.h"
+#include "colo-pair.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "qobject/qdict.h"
 
 /* A RARP packet, padded to the shortest Ethernet frame. */
 #define ANNOUNCEMENT 60
@@ -80,40 +79,6 @@ static void start_secondary(Pair *pair, bool proxy)
     close(fd);
 }
 
-static void enable(Side *side)
-{
-    qtest_qmp_assert_success(side->qts, "{'execute':"
-        " 'migrate-set-capabilities', 'arguments': {'capabilities':"
-        " [{'capability': 'x-colo', 'state': true}]}}");
-    /* no checkpoint but on demand */
-    qtest_qmp_assert_success(side->qts, "{'execute':"
-        " 'migrate-set-parameters', 'arguments':"
-        " {'x-checkpoint-delay': 4000000000}}");
-}
-
-/* Number of the last committed checkpoint, 0 if there was none. */
-static int64_t committed(Pair *pair)
-{
-    QDict *rsp = qtest_qmp_assert_success_ref(pair->p.qts,
-                                              "{'execute':"
-                                              " 'query-colo-status'}");
-    QDict *stats = qdict_get_qdict(rsp, "stats");
-    int64_t epoch = stats ? qdict_get_int(stats, "epoch") : 0;
-
-    qobject_unref(rsp);
-    return epoch;
-}
-
-static void checkpoint(Pair *pair)
-{
-    int64_t before = committed(pair);
-
-    qtest_qmp_assert_success(pair->p.qts, "{'execute': 'x-colo-checkpoint'}");
-    while (committed(pair) == before) {
-        continue;
-    }
-}
-
 static void get_announcement(Side *side)
 {
     uint8_t buf[4 + ANNOUNCEMENT];
@@ -141,25 +106,19 @@ static void announce(Side *side)
 
 static void pair_start(Pair *pair, bool proxy)
 {
-    g_autofree char *uri = NULL;
+    g_autofree char *socket = NULL;
 
     pair->dir = g_dir_make_tmp("colo-proxy-XXXXXX", NULL);
     g_assert_nonnull(pair->dir);
     start_primary(pair, proxy);
     start_secondary(pair, proxy);
-    enable(&pair->s);
-    enable(&pair->p);
-    uri = g_strdup_printf("unix:%s/migrate", pair->dir);
-    qtest_qmp_assert_success(pair->p.qts, "{'execute': 'migrate',"
-                             " 'arguments': {'uri': %s}}", uri);
-    while (committed(pair) == 0) {
-        continue;
-    }
+    socket = g_build_filename(pair->dir, "migrate", NULL);
+    colo_protect(pair->p.qts, pair->s.qts, socket);
     /* the comparison gets known to the redirector meanwhile */
     announce(&pair->p);
-    checkpoint(pair);
+    colo_checkpoint(pair->p.qts);
     get_announcement(&pair->p);
-    checkpoint(pair);
+    colo_checkpoint(pair->p.qts);
 }
 
 static void side_end(Side *side)
@@ -222,7 +181,7 @@ static void test_hold(void)
     announce(&pair.p);
     announce(&pair.s);
     assert_silent(&pair.p);
-    checkpoint(&pair);
+    colo_checkpoint(pair.p.qts);
     get_announcement(&pair.p);
     announce(&pair.p);
     assert_silent(&pair.p);
@@ -248,10 +207,10 @@ static void test_compare(void)
 
     /* what the SVM emitted in the last epoch does not count in the next */
     announce(&pair.s);
-    checkpoint(&pair);
+    colo_checkpoint(pair.p.qts);
     announce(&pair.p);
     assert_silent(&pair.p);
-    checkpoint(&pair);
+    colo_checkpoint(pair.p.qts);
     get_announcement(&pair.p);
     assert_silent(&pair.p);
     assert_silent(&pair.s);
@@ -269,7 +228,7 @@ static void test_compare_deleted(void)
     announce(&pair.p);
     announce(&pair.s);
     assert_silent(&pair.p);
-    checkpoint(&pair);
+    colo_checkpoint(pair.p.qts);
     get_announcement(&pair.p);
     get_announcement(&pair.p);
     pair_end(&pair);
