@@ -130,6 +130,17 @@ void colo_hold_off_end(void);
  */
 bool colo_defer_run(bool run, Error **errp);
 
+/*
+ * Is management to be told by an event that the live VM stops, going from run
+ * state @from to @to; and that it is about to run again? Not of a checkpoint
+ * if the property x-colo-stop-events of the object "migration" is off. BQL.
+ */
+bool colo_tells_stop(RunState from, RunState to);
+bool colo_tells_resume(void);
+
+/* What management takes the run state for, which in truth is @state. BQL. */
+RunState colo_told_state(RunState state);
+
 /* The parameter x-checkpoint-delay has changed. Any thread. */
 void colo_checkpoint_delay_set(void);
 

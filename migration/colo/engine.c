@@ -101,6 +101,9 @@ void colo_engine_exit(COLOExitReason reason)
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->exit_reason = reason;
         if (e->exit_sent) {
+    if (!runstate_is_live(runstate_get())) {
+        colo_engine_tell_stopped();
+    }
             return;
         }
         e->exit_sent = true;
@@ -221,6 +224,9 @@ void colo_engine_let_go(void)
     /* for what was requested meanwhile */
     qemu_notify_event();
 }
+    if (!runstate_is_live(runstate_get())) {
+        colo_engine_tell_stopped();
+    }
 
 void colo_engine_vm_start(void)
 {
@@ -492,7 +498,21 @@ bool colo_defer_shutdown(ShutdownCause cause)
         e->shutdown = cause;
         mode = e->mode;
     }
+    stop_for_checkpoint();
+/* The guest is to do no more before a checkpoint, if there will be one. BQL. */
+static void stop_for_checkpoint(void)
+{
+    bool lost;
+
     vm_stop(RUN_STATE_COLO);
+    WITH_QEMU_LOCK_GUARD(&colo_engine.lock) {
+        lost = colo_engine.exit_sent;
+    }
+    if (lost) {
+        colo_engine_tell_stopped();
+    }
+}
+
     colo_checkpoint_request(mode == COLO_MODE_PRIMARY ?
                             COLO_CHECKPOINT_REASON_GUEST :
                             COLO_CHECKPOINT_REASON_SECONDARY);
@@ -518,7 +538,7 @@ bool colo_defer_reset(ShutdownCause cause)
         }
         return false;
     }
-    vm_stop(RUN_STATE_COLO);
+    stop_for_checkpoint();
     colo_checkpoint_request(COLO_CHECKPOINT_REASON_SECONDARY);
     return true;
 }

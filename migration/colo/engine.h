@@ -108,6 +108,12 @@ void colo_engine_vm_start(void);
  */
 void colo_engine_vm_restart(void);
 
+/*
+ * The VM, which has stopped for a checkpoint, does not go on: management is told
+ * if it was not when it stopped. BQL.
+ */
+void colo_engine_tell_stopped(void);
+
 /* Do now what was put off: power off, or reset. BQL. */
 void colo_engine_resume_deferred(void);
 

@@ -111,6 +111,21 @@ bool colo_defer_run(bool run, Error **errp)
     return false;
 }
 
+bool colo_tells_stop(RunState from, RunState to)
+{
+    return true;
+}
+
+bool colo_tells_resume(void)
+{
+    return true;
+}
+
+RunState colo_told_state(RunState state)
+{
+    return state;
+}
+
 void colo_checkpoint_delay_set(void)
 {
 }

@@ -1,0 +1,49 @@
+/*
+ * COLO: what management is told of a VM that stops for checkpoints
+ *
+ * As the interface has it each of them is a STOP and a RESUME. Management that
+ * takes a STOP for the user's, and acts on it, has these left out.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/qapi-events-run-state.h"
+#include "migration/colo.h"
+#include "../migration.h"
+#include "engine.h"
+
+/* The state that the VM is believed to be in while it stands still. BQL. */
+static RunState believed;
+static bool untold;
+
+bool colo_tells_stop(RunState from, RunState to)
+{
+    if (to != RUN_STATE_COLO || migrate_get_current()->colo_stop_events) {
+        return true;
+    }
+    believed = from;
+    untold = true;
+    return false;
+}
+
+bool colo_tells_resume(void)
+{
+    bool tell = !untold;
+
+    untold = false;
+    return tell;
+}
+
+RunState colo_told_state(RunState state)
+{
+    return untold ? believed : state;
+}
+
+void colo_engine_tell_stopped(void)
+{
+    if (untold) {
+        untold = false;
+        qapi_event_send_stop();
+    }
+}
