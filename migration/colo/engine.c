@@ -26,6 +26,9 @@
 #include "ram.h"
 #include "trace.h"
 
+/* Bytes; with less room for copies nothing is to be gained by them. */
+#define MIN_COPY_LIMIT (1u << 20)
+
 ColoEngine colo_engine;
 
 static QEMUTimer *takeover_timer;
@@ -98,12 +101,12 @@ void colo_engine_exit(COLOExitReason reason)
     ColoEngine *e = &colo_engine;
     COLOMode mode;
 
-    WITH_QEMU_LOCK_GUARD(&e->lock) {
-        e->exit_reason = reason;
-        if (e->exit_sent) {
     if (!runstate_is_live(runstate_get())) {
         colo_engine_tell_stopped();
     }
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        e->exit_reason = reason;
+        if (e->exit_sent) {
             return;
         }
         e->exit_sent = true;
@@ -221,12 +224,12 @@ void colo_engine_let_go(void)
     WITH_QEMU_LOCK_GUARD(&colo_engine.lock) {
         colo_engine.in_checkpoint = false;
     }
-    /* for what was requested meanwhile */
-    qemu_notify_event();
-}
     if (!runstate_is_live(runstate_get())) {
         colo_engine_tell_stopped();
     }
+    /* for what was requested meanwhile */
+    qemu_notify_event();
+}
 
 void colo_engine_vm_start(void)
 {
@@ -441,12 +444,25 @@ bool colo_check_idle(const char *what, Error **errp)
     return true;
 }
 
+static bool check_copy_limit(Error **errp)
+{
+    uint64_t limit = migrate_get_current()->colo_copy_limit;
+
+    if (limit < MIN_COPY_LIMIT) {
+        error_setg(errp, "x-colo-copy-limit is %" PRIu64 " bytes, and must be "
+                   "%u at least; set it with -global "
+                   "migration.x-colo-copy-limit=48M", limit, MIN_COPY_LIMIT);
+        return false;
+    }
+    return true;
+}
+
 bool colo_check_start(Error **errp)
 {
     return colo_check_idle("starting protection again", errp) &&
            colo_check_capabilities(migrate_get_current()->capabilities,
                                    errp) &&
-           check_disks(errp);
+           check_copy_limit(errp) && check_disks(errp);
 }
 
 bool colo_cancel(void)
@@ -483,6 +499,20 @@ void colo_shutdown(void)
     colo_secondary_join();
 }
 
+/* The guest is to do no more before a checkpoint, if there will be one. BQL. */
+static void stop_for_checkpoint(void)
+{
+    bool lost;
+
+    vm_stop(RUN_STATE_COLO);
+    WITH_QEMU_LOCK_GUARD(&colo_engine.lock) {
+        lost = colo_engine.exit_sent;
+    }
+    if (lost) {
+        colo_engine_tell_stopped();
+    }
+}
+
 bool colo_defer_shutdown(ShutdownCause cause)
 {
     ColoEngine *e = &colo_engine;
@@ -499,20 +529,6 @@ bool colo_defer_shutdown(ShutdownCause cause)
         mode = e->mode;
     }
     stop_for_checkpoint();
-/* The guest is to do no more before a checkpoint, if there will be one. BQL. */
-static void stop_for_checkpoint(void)
-{
-    bool lost;
-
-    vm_stop(RUN_STATE_COLO);
-    WITH_QEMU_LOCK_GUARD(&colo_engine.lock) {
-        lost = colo_engine.exit_sent;
-    }
-    if (lost) {
-        colo_engine_tell_stopped();
-    }
-}
-
     colo_checkpoint_request(mode == COLO_MODE_PRIMARY ?
                             COLO_CHECKPOINT_REASON_GUEST :
                             COLO_CHECKPOINT_REASON_SECONDARY);

@@ -2,8 +2,8 @@
  * COLO: copies of pages that the stopped PVM had dirtied
  *
  * Taken while it stands still, sent when it runs again: a bounded amount in
- * memory that stays populated, so that a copy costs neither an allocation nor
- * a page fault.
+ * memory that is populated before, so that a copy costs neither an allocation
+ * nor a page fault.
  *
  * Memory only, no locks: the caller serialises.
  *
@@ -45,5 +45,18 @@ bool colo_kept_foreach(const ColoKept *k, ColoKeptFunc *func, void *opaque,
 
 /* Forget all pages. */
 void colo_kept_clear(ColoKept *k);
+
+/*
+ * The next checkpoint is expected to have @pages pages with content, or fewer:
+ * take the memory for these now, for the PVM will stand still then. There may
+ * be more, and whether there is memory shows when it is written to.
+ */
+void colo_kept_reserve(ColoKept *k, uint64_t pages);
+
+/*
+ * A checkpoint is done, and its pages are forgotten: give the host back what
+ * the last few have neither used nor reserved.
+ */
+void colo_kept_trim(ColoKept *k);
 
 #endif

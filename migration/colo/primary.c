@@ -40,12 +40,6 @@
 
 #define DEVICE_BUFFER (1u << 20)    /* bytes, to begin with */
 
-/*
- * Bytes of dirty pages that are copied while the VM stands still; what is above
- * that is sent meanwhile.
- */
-#define KEPT_BYTES (48u << 20)
-
 /* Pages are sent ahead so many times an epoch at most, within limits. */
 #define ROUNDS 16
 #define ROUND_MIN_MS 50
@@ -371,15 +365,15 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
     replication_capture_all();
     colo_proxy_capture(shot->epoch);
     g_byte_array_set_size(r->tables, 0);
-    /* what is saved may write to memory, or log what it has written before */
-    shot->dirty = colo_capture_sync(true);
-    shot->phases.sync += end_phase(shot);
     colo_proxy_save(r->tables);
     shot->phases.sync = end_phase(shot);
     if (!save_device_state(r, errp)) {
         return false;
     }
     shot->phases.device = end_phase(shot);
+    /* what is saved may write to memory, or log what it has written before */
+    shot->dirty = colo_capture_sync(true);
+    shot->phases.sync += end_phase(shot);
     trace_colo_checkpoint_captured(shot->epoch, shot->dirty,
                                    r->device->usage);
     return true;
@@ -666,6 +660,7 @@ static bool checkpoint(ColoPrimaryRun *r, ColoCheckpointReason reason,
         bql_lock();
         ok = finish(r, &shot, errp);
         bql_unlock();
+        colo_kept_trim(r->kept);
     }
     return ok;
 }
@@ -716,8 +711,11 @@ static bool ahead_enough(void *opaque)
     return e->requested || must_end(r);
 }
 
-/* Are the dirty pages of the running VM to be sent now? BQL. */
-static bool ahead_due(ColoPrimaryRun *r)
+/*
+ * Are the dirty pages of the running VM, of which there are @dirty, to be sent
+ * now? BQL.
+ */
+static bool ahead_due(ColoPrimaryRun *r, uint64_t *dirty)
 {
     int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
     ColoPaceRound round = {
@@ -729,6 +727,7 @@ static bool ahead_due(ColoPrimaryRun *r)
         .last = now >= last_round(r),
     };
 
+    *dirty = round.dirty;
     return colo_pace_due(&r->pace, &round);
 }
 
@@ -739,17 +738,21 @@ static bool ahead_due(ColoPrimaryRun *r)
 static bool send_ahead(ColoPrimaryRun *r, Error **errp)
 {
     ColoCapture c = capture_of(r);
-    uint64_t epoch, sent = 0;
-    bool ok;
+    uint64_t epoch, dirty, sent = 0;
+    bool due, ok;
 
     bql_lock();
-    if (!ahead_due(r)) {
-        bql_unlock();
+    due = ahead_due(r, &dirty);
+    if (due) {
+        colo_capture_settle();
+        stall_watch(r, true);
+    }
+    bql_unlock();
+    /* a checkpoint that comes before the next round has about as many */
+    colo_kept_reserve(r->kept, dirty);
+    if (!due) {
         return true;
     }
-    colo_capture_settle();
-    stall_watch(r, true);
-    bql_unlock();
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         epoch = r->machine.committed + 1;
     }
@@ -975,7 +978,8 @@ static void run_end(ColoPrimaryRun *r)
 static bool sending_begin(ColoPrimaryRun *r, const ColoRamList *ram,
                           Error **errp)
 {
-    r->kept = colo_kept_new(ram->page_size, KEPT_BYTES / ram->page_size, errp);
+    r->kept = colo_kept_new(ram->page_size,
+                            r->s->colo_copy_limit / ram->page_size, errp);
     if (!r->kept) {
         return false;
     }
@@ -987,11 +991,11 @@ static bool run_begin(ColoPrimaryRun *r, MigrationState *s, Error **errp)
 {
     g_auto(ColoHello) hello = { 0 };
 
+    r->s = s;
     if (!colo_engine_hello(&hello, errp) ||
         !sending_begin(r, hello.ram, errp)) {
         return false;
     }
-    r->s = s;
     colo_engine_begin(COLO_MODE_PRIMARY);
     colo_primary_init(&r->machine, &hello, 0);
     colo_link_init(&r->link, qemu_file_get_ioc(s->to_dst_file),

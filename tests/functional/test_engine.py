@@ -22,6 +22,7 @@ KEPT_MIB = 48               # that is copied while the VM stands still
 FULL_MIB = 128
 SLOW = 1 << 20              # bytes a second
 HEADER_SIZE = 32            # bytes, of a message of the checkpoint protocol
+QUIET = ['-global', 'migration.x-colo-stop-events=off']
 READY = rb'QCOL\x00\x02'  # what that message begins with
 
 
@@ -382,23 +383,32 @@ def stop_at_start(env):
     check_alive(pair.primary, floor)
 
 
-def reset_inside(env):
-    """A reset that is asked for within a checkpoint comes after it.
+def standing_still(env, **changes):
+    """A pair whose PVM stands still for a checkpoint, until the relay lets go.
 
     More is dirty than is copied while the VM stands still, so it is sent
-    meanwhile, and the relay stops that.
+    meanwhile, and the relay stops that. Also returns a mark from before it.
     """
     relay = engine_relay(env)
-    pair = protected(env, rate=0, mem=256, delay=600000, ports={9998: 19998})
+    pair = protected(env, rate=0, mem=256, delay=600000, ports={9998: 19998},
+                     **changes)
     vm = pair.primary
     vm.qmp.cmd('migrate-set-parameters', {'max-bandwidth': SLOW})
     start_load(vm, FULL_MIB, 400)
     wait_for(lambda: load_stat(vm)[0] > FULL_MIB * PAGES_PER_MIB, 60,
              'all of the memory to be written')
     relay.arm(Fault('stall', True, 8 * SLOW))
-    mark, since = vm.qmp.mark(), len(vm.console.text)
+    mark = vm.qmp.mark()
     vm.qmp.cmd('x-colo-checkpoint')
     relay.wait_fired()
+    return relay, pair, mark
+
+
+def reset_inside(env):
+    """A reset that is asked for within a checkpoint comes after it."""
+    relay, pair, mark = standing_still(env)
+    vm = pair.primary
+    since = len(vm.console.text)
     vm.qmp.wait_event('STOP', 30, mark)
     vm.qmp.cmd('system_reset')
     for _ in range(10):
@@ -412,6 +422,102 @@ def reset_inside(env):
     floor = last_tick(vm)
     lose_primary(pair, False)
     check_alive(pair.primary, floor)
+
+
+def copy_limit(env):
+    """What is dirty is copied up to the limit, and the guest goes on."""
+    relay, pair, mark = standing_still(
+        env, extra=['-global', 'migration.x-colo-copy-limit=192M'])
+    vm = pair.primary
+    vm.qmp.wait_event('RESUME', 30, mark)
+    epoch = pair.committed()
+    check_alive(vm, last_tick(vm))
+    expect(pair.committed() == epoch, 'the checkpoint still under way',
+           pair.committed())
+    relay.release()
+    pair.wait_checkpoints(1)
+    lose_primary(pair, False)
+    check_memory(pair.primary, FULL_MIB)
+
+
+def copy_limit_refused(env):
+    """Too small a limit is an error before anything is sent."""
+    pair = Pair(env, engine_only(
+        extra=['-global', 'migration.x-colo-copy-limit=4096']))
+    pair.start()
+    try:
+        pair.protect()
+        refused = 'nothing'
+    except QMPError as error:
+        refused = str(error)
+    expect('x-colo-copy-limit is 4096 bytes' in refused, 'an error that names '
+           'option and value', refused)
+    check_alive(pair.primary, last_tick(pair.primary))
+
+
+def stops(vm, since):
+    """What has been told of the VM's stops since a mark"""
+    return [name for name in ('STOP', 'RESUME')
+            for _ in range(vm.qmp.count(name, since))]
+
+
+def quiet(env):
+    """With x-colo-stop-events=off what is no checkpoint's is told, and only it.
+    """
+    pair = protected(env, delay=50, extra=QUIET)
+    both = pair.primary, pair.secondary
+    marks = {vm: vm.qmp.mark() for vm in both}
+    epoch = pair.committed()
+    while pair.committed() < epoch + 20:
+        for vm in both:
+            status = vm.qmp.cmd('query-status')
+            expect(status['running'] and status['status'] == 'running',
+                   f'{vm.name} to run', status)
+    for vm in both:
+        expect(not stops(vm, marks[vm]), f'{vm.name} is silent',
+               stops(vm, marks[vm]))
+    for command, event in ('stop', 'STOP'), ('cont', 'RESUME'):
+        pair.primary.qmp.cmd(command)
+        for vm in both:
+            vm.qmp.wait_event(event, 30, marks[vm])
+            wait_for(lambda vm=vm: vm.qmp.cmd('query-status')['running'] ==
+                     (command == 'cont'), 30, f'{vm.name} to follow {command}')
+    pair.checkpoint()
+    survivor, mark = pair.secondary, marks[pair.secondary]
+    pair.lose('primary')
+    floor = last_tick(survivor)
+    check_alive(survivor, floor)
+    expect(stops(survivor, mark) == ['STOP', 'RESUME'], 'one stop, the '
+           "user's", stops(survivor, mark))
+
+
+def quiet_inside(env):
+    """A stop within a checkpoint that nobody was told of is told after it."""
+    relay, pair, mark = standing_still(env, extra=QUIET)
+    vm = pair.primary
+    expect(vm.qmp.cmd('query-status')['running'], 'the guest is taken to run',
+           vm.qmp.cmd('query-status'))
+    vm.qmp.cmd('stop')
+    expect(not stops(vm, mark), 'no stop within a checkpoint', stops(vm, mark))
+    relay.release()
+    vm.qmp.wait_event('STOP', 30, mark)
+    wait_for(lambda: vm.qmp.cmd('query-status')['status'] == 'paused', 30,
+             'the guest is stopped')
+    expect(stops(vm, mark) == ['STOP'], 'one stop', stops(vm, mark))
+
+
+def quiet_lost(env):
+    """A guest that powers off while nobody has decided yet stands still."""
+    pair = protected(env, extra=QUIET)
+    vm = pair.primary
+    pair.kill_secondary()
+    vm.qmp.wait_event('COLO_EXIT', 30, pair.mark[vm])
+    mark = vm.qmp.mark()
+    expect(vm.qmp.cmd('query-status')['running'], 'the guest to run', False)
+    vm.console.send('x poweroff')
+    vm.qmp.wait_event('STOP', 60, mark)
+    status = vm.qmp.cmd('query-status')
+    expect(not status['running'], 'the guest to stand still', status)
 
 
 def lost_channel(env):
@@ -588,6 +694,11 @@ suite.add('command/stop-cont', 60, stop_and_cont)
 suite.add('command/resets', 120, resets)
 suite.add('command/reset-inside', 120, reset_inside)
 suite.add('command/stop-at-start', 60, stop_at_start)
+suite.add('copy-limit', 120, copy_limit)
+suite.add('copy-limit/refused', 40, copy_limit_refused)
+suite.add('quiet', 60, quiet)
+suite.add('quiet/inside', 120, quiet_inside)
+suite.add('quiet/lost', 60, quiet_lost)
 suite.add('command/quit-primary', 60, quit_side, 'primary')
 suite.add('command/quit-secondary', 60, quit_side, 'secondary')
 suite.add('command/cancel', 60, cancel)

@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/mman.h>
 #include "qapi/error.h"
 #include "migration/colo/kept.h"
 
@@ -115,11 +116,64 @@ static void test_broken_off(void)
     error_free(err);
 }
 
+static bool note_place(void *opaque, unsigned block, uint64_t page, void *data,
+                       Error **errp)
+{
+    *(void **)opaque = data;
+    return true;
+}
+
+/* How many of the first ROOM pages at @place take memory */
+static unsigned resident(void *place, size_t page_size)
+{
+    unsigned char map[ROOM];
+    unsigned n = 0;
+
+    g_assert_cmpint(mincore(place, ROOM * page_size, (void *)map), ==, 0);
+    for (unsigned i = 0; i < ROOM; i++) {
+        n += map[i] & 1;
+    }
+    return n;
+}
+
+static void checkpoints(ColoKept *k, unsigned n, uint64_t pages)
+{
+    while (n--) {
+        colo_kept_reserve(k, pages);
+        colo_kept_trim(k);
+    }
+}
+
+/* Memory is there before it is needed, and goes when it no longer is */
+static void test_memory(void)
+{
+    size_t page_size = qemu_real_host_page_size();
+    g_autoptr(ColoKept) k = colo_kept_new(page_size, ROOM, &error_abort);
+    g_autofree uint8_t *data = g_malloc0(page_size);
+    void *place = NULL;
+
+    colo_kept_add(k, 0, 0, data);
+    colo_kept_foreach(k, note_place, &place, &error_abort);
+    g_assert_cmpuint(resident(place, page_size), ==, 1);
+    colo_kept_reserve(k, 5);
+    g_assert_cmpuint(resident(place, page_size), ==, 5);
+    colo_kept_clear(k);
+    colo_kept_reserve(k, ROOM + 1);
+    g_assert_cmpuint(resident(place, page_size), ==, ROOM);
+    checkpoints(k, 4, 3);
+    g_assert_cmpuint(resident(place, page_size), ==, ROOM);
+    checkpoints(k, 4, 3);
+    g_assert_cmpuint(resident(place, page_size), ==, 3);
+    checkpoints(k, 4, 0);
+    g_assert_cmpuint(resident(place, page_size), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/colo/kept/pages", test_pages);
     g_test_add_func("/colo/kept/full", test_full);
     g_test_add_func("/colo/kept/broken-off", test_broken_off);
+    g_test_add_func("/colo/kept/memory", test_memory);
     return g_test_run();
 }
