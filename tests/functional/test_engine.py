@@ -428,10 +428,8 @@ def copy_limit(env):
     """What is dirty is copied up to the limit, and the guest goes on."""
     relay, pair, mark = standing_still(
         env, extra=['-global', 'migration.x-colo-copy-limit=192M'])
-    vm = pair.primary
-    vm.qmp.wait_event('RESUME', 30, mark)
     epoch = pair.committed()
-    check_alive(vm, last_tick(vm))
+    pair.primary.qmp.wait_event('RESUME', 30, mark)
     expect(pair.committed() == epoch, 'the checkpoint still under way',
            pair.committed())
     relay.release()

@@ -92,7 +92,8 @@ class Clients:
     def wait_progress(self, seconds=30, requests=3):
         """Each client gets on: new answers, or bytes of a transfer.
 
-        Those that have done what they had to do are left out.
+        Those that have done what they had to do are left out, as are those
+        that come to their end meanwhile.
         """
         before = {n: r for n, r in self.status().items()
                   if not r.get('ended')}
@@ -100,7 +101,8 @@ class Clients:
         def advanced():
             now = self.status()
             self.check(now)
-            return all(now[n]['requests'] >= before[n]['requests'] + requests
+            return all(now[n].get('ended') or
+                       now[n]['requests'] >= before[n]['requests'] + requests
                        or now[n]['bytes'] > before[n]['bytes'] + MIB // 4
                        for n in before)
         wait_for(advanced, seconds, lambda: 'progress of every client, seen '
