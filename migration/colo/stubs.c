@@ -116,7 +116,7 @@ bool colo_tells_stop(RunState from, RunState to)
     return true;
 }
 
-bool colo_tells_resume(void)
+bool colo_tells_resume(RunState to)
 {
     return true;
 }

@@ -27,12 +27,15 @@ bool colo_tells_stop(RunState from, RunState to)
     return false;
 }
 
-bool colo_tells_resume(void)
+bool colo_tells_resume(RunState to)
 {
-    bool tell = !untold;
-
-    untold = false;
-    return tell;
+    if (untold && believed == to) {
+        untold = false;
+        return false;
+    }
+    /* a commit may have put an SVM to sleep, or woken it up */
+    colo_engine_tell_stopped();
+    return true;
 }
 
 RunState colo_told_state(RunState state)
