@@ -101,9 +101,7 @@ void colo_engine_exit(COLOExitReason reason)
     ColoEngine *e = &colo_engine;
     COLOMode mode;
 
-    if (!runstate_is_live(runstate_get())) {
-        colo_engine_tell_stopped();
-    }
+    colo_engine_tell_stopped();
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->exit_reason = reason;
         if (e->exit_sent) {
@@ -224,9 +222,7 @@ void colo_engine_let_go(void)
     WITH_QEMU_LOCK_GUARD(&colo_engine.lock) {
         colo_engine.in_checkpoint = false;
     }
-    if (!runstate_is_live(runstate_get())) {
-        colo_engine_tell_stopped();
-    }
+    colo_engine_tell_stopped();
     /* for what was requested meanwhile */
     qemu_notify_event();
 }

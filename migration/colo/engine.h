@@ -109,8 +109,8 @@ void colo_engine_vm_start(void);
 void colo_engine_vm_restart(void);
 
 /*
- * The VM, which has stopped for a checkpoint, does not go on: management is told
- * if it was not when it stopped. BQL.
+ * If the VM has stopped for a checkpoint and does not go on, management is told,
+ * unless it was when it stopped. BQL.
  */
 void colo_engine_tell_stopped(void);
 

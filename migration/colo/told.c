@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include "qapi/qapi-events-run-state.h"
 #include "migration/colo.h"
+#include "system/runstate.h"
 #include "../migration.h"
 #include "engine.h"
 
@@ -45,7 +46,7 @@ RunState colo_told_state(RunState state)
 
 void colo_engine_tell_stopped(void)
 {
-    if (untold) {
+    if (untold && !runstate_is_live(runstate_get())) {
         untold = false;
         qapi_event_send_stop();
     }
