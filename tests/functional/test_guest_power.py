@@ -12,8 +12,8 @@ from colo.util import expect, wait_for
 suite = tap.Suite()
 
 
-def protected(env):
-    pair = Pair(env, engine_only())
+def protected(env, **options):
+    pair = Pair(env, engine_only(**options))
     pair.bring_up()
     return pair
 
@@ -32,9 +32,9 @@ def power_off(env):
         expect(status == 0, f'{vm.name} ends with status 0', status)
 
 
-def reset(env, command):
+def reset(env, command, **options):
     """The guest resets: both follow, protection goes on."""
-    pair = protected(env)
+    pair = protected(env, **options)
     vm = pair.primary
     since = len(vm.console.text)
     mark = vm.qmp.mark()
@@ -108,6 +108,8 @@ def after_failover(env):
 
 suite.add('pvm/poweroff', 60, power_off)
 suite.add('pvm/reboot', 80, reset, 'reboot')
+suite.add('pvm/reboot-virtio', 80, reset, 'reboot', nic='virtio-net-pci',
+          proxy=True)
 suite.add('pvm/panic', 80, reset, 'crash')
 suite.add('pvm/suspend-primary', 80, suspend, 'primary')
 suite.add('pvm/suspend-secondary', 80, suspend, 'secondary')
