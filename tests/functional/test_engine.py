@@ -493,6 +493,15 @@ def quiet_inside(env):
     """A stop within a checkpoint that nobody was told of is told after it."""
     relay, pair, mark = standing_still(env, extra=QUIET)
     vm = pair.primary
+def machine(env, name):
+    """Devices that load their state once in a stock QEMU do so again."""
+    pair = protected(env, extra=['-machine', name])
+    pair.wait_checkpoints(3)
+    floor = last_tick(pair.primary)
+    pair.lose('primary')
+    check_alive(pair.primary, floor)
+
+
     expect(vm.qmp.cmd('query-status')['running'], 'the guest is taken to run',
            vm.qmp.cmd('query-status'))
     vm.qmp.cmd('stop')
@@ -698,6 +707,7 @@ suite.add('quiet', 60, quiet)
 suite.add('quiet/inside', 120, quiet_inside)
 suite.add('quiet/lost', 60, quiet_lost)
 suite.add('command/quit-primary', 60, quit_side, 'primary')
+suite.add('machine/q35', 60, machine, 'q35')
 suite.add('command/quit-secondary', 60, quit_side, 'secondary')
 suite.add('command/cancel', 60, cancel)
 suite.add('command/lost-heartbeat-while-alive', 60, heartbeat_lie)
