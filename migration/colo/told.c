@@ -12,6 +12,7 @@
 #include "migration/colo.h"
 #include "system/runstate.h"
 #include "../migration.h"
+#include "../options.h"
 #include "engine.h"
 
 /* The state that the VM is believed to be in while it stands still. BQL. */
@@ -20,7 +21,11 @@ static bool untold;
 
 bool colo_tells_stop(RunState from, RunState to)
 {
-    if (to != RUN_STATE_COLO || migrate_get_current()->colo_stop_events) {
+    /* the first one stops the VM as any migration does */
+    bool checkpoint = to == RUN_STATE_COLO ||
+                      (to == RUN_STATE_FINISH_MIGRATE && migrate_colo());
+
+    if (!checkpoint || migrate_get_current()->colo_stop_events) {
         return true;
     }
     believed = from;
@@ -41,7 +46,10 @@ bool colo_tells_resume(RunState to)
 
 RunState colo_told_state(RunState state)
 {
-    return untold ? believed : state;
+    bool checkpoint = state == RUN_STATE_COLO ||
+                      state == RUN_STATE_FINISH_MIGRATE;
+
+    return untold && checkpoint ? believed : state;
 }
 
 void colo_engine_tell_stopped(void)

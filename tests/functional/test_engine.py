@@ -464,6 +464,10 @@ def quiet(env):
     """
     pair = protected(env, delay=50, extra=QUIET)
     both = pair.primary, pair.secondary
+    for vm, told in (pair.primary, []), (pair.secondary, ['RESUME']):
+        seen = stops(vm, pair.mark[vm])
+        expect(seen == told, f'{vm.name} to tell {told} when protection '
+               'begins', seen)
     marks = {vm: vm.qmp.mark() for vm in both}
     epoch = pair.committed()
     while pair.committed() < epoch + 20:
@@ -489,10 +493,6 @@ def quiet(env):
            "user's", stops(survivor, mark))
 
 
-def quiet_inside(env):
-    """A stop within a checkpoint that nobody was told of is told after it."""
-    relay, pair, mark = standing_still(env, extra=QUIET)
-    vm = pair.primary
 def machine(env, name):
     """Devices that load their state once in a stock QEMU do so again."""
     pair = protected(env, extra=['-machine', name])
@@ -502,6 +502,10 @@ def machine(env, name):
     check_alive(pair.primary, floor)
 
 
+def quiet_inside(env):
+    """A stop within a checkpoint that nobody was told of is told after it."""
+    relay, pair, mark = standing_still(env, extra=QUIET)
+    vm = pair.primary
     expect(vm.qmp.cmd('query-status')['running'], 'the guest is taken to run',
            vm.qmp.cmd('query-status'))
     vm.qmp.cmd('stop')
@@ -703,11 +707,11 @@ suite.add('command/reset-inside', 120, reset_inside)
 suite.add('command/stop-at-start', 60, stop_at_start)
 suite.add('copy-limit', 120, copy_limit)
 suite.add('copy-limit/refused', 40, copy_limit_refused)
+suite.add('machine/q35', 60, machine, 'q35')
 suite.add('quiet', 60, quiet)
 suite.add('quiet/inside', 120, quiet_inside)
 suite.add('quiet/lost', 60, quiet_lost)
 suite.add('command/quit-primary', 60, quit_side, 'primary')
-suite.add('machine/q35', 60, machine, 'q35')
 suite.add('command/quit-secondary', 60, quit_side, 'secondary')
 suite.add('command/cancel', 60, cancel)
 suite.add('command/lost-heartbeat-while-alive', 60, heartbeat_lie)
