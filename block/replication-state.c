@@ -150,6 +150,17 @@ bool repl_state_may_merge(const ReplState *s, Error **errp)
     return true;
 }
 
+void repl_state_attached(ReplState *s, bool attached, bool vm_paused)
+{
+    if (!attached) {
+        /* what is written meanwhile nobody knows */
+        s->in_step = false;
+    } else if (!s->attached) {
+        s->attached = true;
+        s->in_step = vm_paused;
+    }
+}
+
 void repl_state_started(ReplState *s)
 {
     s->stage = REPL_STAGE_RUNNING;
@@ -232,6 +243,9 @@ ReplIo repl_state_write(ReplState *s)
 
     switch (s->stage) {
     case REPL_STAGE_NONE:
+        if (s->in_step && !s->missed_writes) {
+            return REPL_IO_FORWARD;
+        }
         s->missed_writes = true;
         return REPL_IO_FAIL;
     case REPL_STAGE_RUNNING:

@@ -73,6 +73,14 @@ typedef struct ReplState {
     bool missed_writes;
 
     /*
+     * Primary mode: the VM was paused when the guest's disk got this node, so
+     * that no write has been made without it. Those before the start are
+     * forwarded, and the peer's disk does not fall behind.
+     */
+    bool in_step;
+    bool attached;
+
+    /*
      * Primary mode: a checkpoint was captured and is not committed yet. What
      * the guest writes now belongs to an epoch the secondary does not run.
      */
@@ -121,6 +129,12 @@ ReplVerdict repl_state_may_stop(const ReplState *s, bool failover,
 
 /* May the active and the hidden disk be merged? Sets @errp if not. */
 bool repl_state_may_merge(const ReplState *s, Error **errp);
+
+/*
+ * The guest can write to the node from now on, or it no more can. @vm_paused:
+ * it does not do so yet. Primary mode.
+ */
+void repl_state_attached(ReplState *s, bool attached, bool vm_paused);
 
 /* Replication was started: faults of a former run are forgotten. */
 void repl_state_started(ReplState *s);

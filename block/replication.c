@@ -40,6 +40,7 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qobject/qdict.h"
+#include "system/runstate.h"
 
 #define REPL_OPT_MODE "mode"
 #define REPL_OPT_TOP_ID "top-id"
@@ -159,6 +160,7 @@ static bool repl_parse_options(ReplNode *s, QDict *options,
     return true;
 }
 
+static void note_peers(BlockDriverState *bs);
 static void forward_limit_passed(void *opaque);
 static void merge_step(void *opaque);
 static const ReplicatedDiskOps repl_ops;
@@ -197,6 +199,9 @@ static int repl_open(BlockDriverState *bs, QDict *options, int flags,
                              SCALE_MS, forward_limit_passed, bs);
     s->merge_bh = aio_bh_new(iohandler_get_aio_context(), merge_step, bs);
     s->entry = replication_add(bs, &repl_ops);
+    if (s->state.mode == REPLICATION_MODE_PRIMARY) {
+        note_peers(bs);
+    }
     return 0;
 }
 
@@ -242,6 +247,18 @@ repl_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
             /* We empty the active disk */
             *nperm |= BLK_PERM_WRITE_UNCHANGED;
         }
+    }
+}
+
+/* Main thread. */
+static void repl_set_perm(BlockDriverState *bs, uint64_t perm, uint64_t shared)
+{
+    ReplNode *s = bs->opaque;
+
+    if (s->state.mode == REPLICATION_MODE_PRIMARY) {
+        QEMU_LOCK_GUARD(&s->lock);
+        repl_state_attached(&s->state, perm & BLK_PERM_WRITE,
+                            runstate_check(RUN_STATE_PAUSED));
     }
 }
 
@@ -658,7 +675,8 @@ static void repl_drain_end(BlockDriverState *bs)
     s->drained = false;
 }
 
-static void primary_start(BlockDriverState *bs)
+/* Whom to cut off if they do not answer. */
+static void note_peers(BlockDriverState *bs)
 {
     ReplNode *s = bs->opaque;
 
@@ -667,7 +685,13 @@ static void primary_start(BlockDriverState *bs)
     bdrv_graph_rdlock_main_loop();
     find_peers(s, bs->file->bs);
     bdrv_graph_rdunlock_main_loop();
+}
 
+static void primary_start(BlockDriverState *bs)
+{
+    ReplNode *s = bs->opaque;
+
+    note_peers(bs);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         repl_state_started(&s->state);
     }
@@ -1410,6 +1434,7 @@ static BlockDriver repl_driver = {
     .bdrv_open              = repl_open,
     .bdrv_close             = repl_close,
     .bdrv_child_perm        = repl_child_perm,
+    .bdrv_set_perm          = repl_set_perm,
 
     .bdrv_co_getlength      = repl_co_getlength,
     .bdrv_co_preadv         = repl_co_preadv,

@@ -209,6 +209,33 @@ static void test_missed_writes(void)
     may_start(s, PRIMARY, REPL_REFUSE);
 }
 
+/* Unless it was forwarded, as no write came before the node */
+static void test_in_step(void)
+{
+    ReplState s = at(PRIMARY, REPL_STAGE_NONE);
+
+    repl_state_attached(&s, true, true);
+    g_assert_cmpint(repl_state_write(&s), ==, REPL_IO_FORWARD);
+    repl_state_attached(&s, true, false);
+    g_assert_cmpint(repl_state_write(&s), ==, REPL_IO_FORWARD);
+    may_start(s, PRIMARY, REPL_ACT);
+    repl_state_fault(&s, REPL_FAULT_FORWARD, EIO, 0, 512);
+    g_assert_cmpint(repl_state_write(&s), ==, REPL_IO_FAIL);
+    may_start(s, PRIMARY, REPL_REFUSE);
+
+    s = at(PRIMARY, REPL_STAGE_NONE);
+    repl_state_attached(&s, true, false);
+    g_assert_cmpint(repl_state_write(&s), ==, REPL_IO_FAIL);
+    may_start(s, PRIMARY, REPL_REFUSE);
+
+    s = at(PRIMARY, REPL_STAGE_NONE);
+    repl_state_attached(&s, true, true);
+    repl_state_attached(&s, false, true);
+    repl_state_attached(&s, true, true);
+    g_assert_cmpint(repl_state_write(&s), ==, REPL_IO_FAIL);
+    may_start(s, PRIMARY, REPL_REFUSE);
+}
+
 static void test_faults(void)
 {
     ReplState s = at(PRIMARY, REPL_STAGE_RUNNING);
@@ -290,6 +317,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/replication-state/io", test_io);
     g_test_add_func("/colo/replication-state/missed-writes",
                     test_missed_writes);
+    g_test_add_func("/colo/replication-state/in-step", test_in_step);
     g_test_add_func("/colo/replication-state/faults", test_faults);
     g_test_add_func("/colo/replication-state/merge", test_merge);
 
