@@ -2,7 +2,8 @@
 # missing, assembles the tree and configures, ninja builds, meson tests.
 #
 #   make              build the pair's QEMU
-#   make demo         build, then watch a guest survive
+#   make demo         build, then watch a guest survive; LIBVIRT=1 has libvirt
+#                     run it
 #   make check        build, then run all tests
 #   make check-unit   the tests that need no VM
 #   make check-cut    streams cut at every message boundary
@@ -41,7 +42,8 @@ build: configured
 	@ninja -C $(BUILD) --quiet
 
 demo: build
-	@COLO_QEMU_BUILD=$(abspath $(BUILD))/qemu python3 tests/functional/demo.py
+	@COLO_QEMU_BUILD=$(abspath $(BUILD))/qemu LIBVIRT=$(LIBVIRT) \
+	  python3 tests/functional/demo.py
 
 check: build
 	@python3 scripts/check.py $(BUILD) unit stock pair

@@ -24,7 +24,8 @@ BUILD = """gcc libc6-dev ninja-build libglib2.0-dev libpixman-1-dev
     seabios ipxe-qemu qemu-system-data""".split()
 
 TEST = """iproute2 busybox-static cpio e2fsprogs kmod perl python3-libnbd
-    debian-archive-keyring""".split()
+    debian-archive-keyring libvirt-daemon libvirt-daemon-driver-qemu
+    libvirt-clients""".split()
 
 # What is looked for where there is no dpkg; QEMU's configure says which
 # libraries it misses.

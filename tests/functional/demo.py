@@ -1,18 +1,20 @@
 #!/usr/bin/python3
 # make demo: a protected Linux guest loses its primary and its secondary, both
-# ways, while clients use it
+# ways, while clients use it; LIBVIRT=1 has libvirt run it
 #
 # The exit status is not zero if an acknowledged record is missing, a
 # connection broke or a content differs.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import os
 import shutil
 import signal
 import sys
 import time
 
 from colo import net
+from colo.libvirt import LibvirtPair
 from colo.pair import Options, Pair
 from colo.rounds import (TRANSFERS, finish, lose, protect_again, report_rows,
                          serve, table)
@@ -35,7 +37,8 @@ class Demo:
         self.pauses = []
         self.reasons = {}
         env.note = self.note
-        self.pair = Pair(env, Options(
+        kind = LibvirtPair if os.environ.get('LIBVIRT') == '1' else Pair
+        self.pair = kind(env, Options(
             nic='virtio-net-pci', disk='virtio', mem=256, delay=1000,
             boot_first=True))
 
@@ -85,7 +88,7 @@ class Demo:
 
     def run(self):
         pair = self.pair
-        self.note('two QEMUs start; a Linux guest boots on host A')
+        self.note(f'{pair.runs}; a Linux guest boots on host A')
         serve(pair, rate=8 * MIB)
         self.note('protected; clients: HTTP, records, echo, UDP, an upload '
                   'and a download')
@@ -93,7 +96,9 @@ class Demo:
             self.fail(side)
         self.keep_statistics()
         self.note('the clients end; the disk is checked')
-        return finish(pair)
+        results = finish(pair)
+        pair.clean_up()
+        return results
 
     def print_table(self, reports, records):
         acked = reports['records']['acked']

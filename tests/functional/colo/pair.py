@@ -92,6 +92,8 @@ def pairs_of(words):
 class Pair:
     """Two hosts, the VMs on them, and the clients of the guest"""
 
+    runs = 'two QEMUs start'
+
     def __init__(self, env, options):
         self.env = env
         self.options = options
@@ -483,6 +485,9 @@ class Pair:
         self.attach()
         self.protect()
         self.wait_protected()
+
+    def clean_up(self):
+        """Nothing is left but the images."""
 
     def wait_jobs(self, seconds=60):
         """The merge at failover has ended."""

@@ -61,11 +61,17 @@ class Console:
         except OSError:
             return False
 
+    def receive(self):
+        return self.sock.recv(65536)
+
+    def send_bytes(self, data):
+        self.sock.sendall(data)
+
     def _read(self):
         while True:
             try:
-                data = self.sock.recv(65536)
-            except OSError:
+                data = self.receive()
+            except (OSError, TypeError):
                 data = b''
             with self.changed:
                 self.text += data.decode(errors='replace').replace('\r', '')
@@ -112,7 +118,7 @@ class Console:
 
     def send(self, line):
         try:
-            self.sock.sendall(line.encode() + b'\n')
+            self.send_bytes(line.encode() + b'\n')
         except OSError as error:
             raise TestError(f'{self.vm.name}: console: {error}') from error
 
