@@ -557,6 +557,10 @@ bool colo_defer_reset(ShutdownCause cause)
 
 void colo_reset_done(void)
 {
+    WITH_QEMU_LOCK_GUARD(&colo_engine.lock) {
+        /* what the guest does from here on it has not asked for before */
+        colo_engine.let_go = false;
+    }
     if (migration_in_colo_state()) {
         /* what the reset guest does is held until this is committed */
         colo_checkpoint_request(COLO_CHECKPOINT_REASON_GUEST);

@@ -32,6 +32,32 @@ def power_off(env):
         expect(status == 0, f'{vm.name} ends with status 0', status)
 
 
+def power_on(env):
+    """
+    Management keeps QEMU when the guest powers off, and starts it again: the
+    secondary waits for that, and goes on. When the guest powers off once more
+    that is committed first, too.
+    """
+    pair = protected(env, extra=['-no-shutdown'])
+    vm = pair.primary
+    for count in 1, 2:
+        before = pair.reasons().get('guest', 0)
+        mark, since = vm.qmp.mark(), len(vm.console.text)
+        vm.console.send('x poweroff')
+        vm.qmp.wait_event('SHUTDOWN', 40, mark)
+        expect(pair.reasons()['guest'] > before, 'a checkpoint because of the '
+               'guest', pair.reasons())
+        vm.qmp.cmd('system_reset')
+        vm.qmp.cmd('cont')
+        vm.console.wait(r'^guestd ready', 60, since)
+        pair.wait_checkpoints(2)
+        env.note(f'it has powered off {count} times')
+    floor = last_tick(vm)
+    pair.kill_primary()
+    pair.secondary_failover()
+    check_alive(pair.primary, min(floor, last_tick(pair.primary)))
+
+
 def reset(env, command, **options):
     """The guest resets: both follow, protection goes on."""
     pair = protected(env, **options)
@@ -107,6 +133,7 @@ def after_failover(env):
 
 
 suite.add('pvm/poweroff', 60, power_off)
+suite.add('pvm/power-on', 120, power_on)
 suite.add('pvm/reboot', 80, reset, 'reboot')
 suite.add('pvm/reboot-virtio', 80, reset, 'reboot', nic='virtio-net-pci',
           proxy=True)
