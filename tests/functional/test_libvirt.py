@@ -10,7 +10,8 @@ import re
 import subprocess
 
 from colo import tap
-from colo.libvirt import CONTRIB, NAME, LibvirtPair
+from colo.guest import DISK_SIZE, qemu_img
+from colo.libvirt import CONTRIB, NAME, Libvirtd, LibvirtPair
 from colo.pair import Options
 from colo.rounds import check_devices, finish, lose, protect_again, serve
 from colo.util import build_dir, expect, wait_for
@@ -26,7 +27,9 @@ REFUSED = (
     ('save', [NAME, 'FILE'], COLO),
     ('dump', [NAME, 'FILE', '--live'], COLO),
     ('snapshot-create-as', [NAME, 'now'], COLO),
-    ('migrate', ['--live', '--unsafe', NAME, 'OTHER'], 'already'),
+    ('snapshot-create-as', [NAME, 'now', '--disk-only'], COLO),
+    ('migrate', ['--live', '--unsafe', NAME, 'SECONDARY'], 'already'),
+    ('migrate', ['--live', '--unsafe', '--xml', 'XML', NAME, 'OTHER'], COLO),
     ('attach-disk', [NAME, 'IMAGE', 'vdb', '--subdriver', 'qcow2'],
      'not allowed while migrating'),
     ('detach-disk', [NAME, 'vda'], 'not allowed while migrating'),
@@ -122,13 +125,29 @@ def probed(env):
     expect(not said, 'no warning about QEMU', said)
 
 
+def other_host(env, pair):
+    """A third host, and what the guest's definition would be there"""
+    libvirtd = Libvirtd(os.path.join(env.folder, 'C'))
+    env.callback(libvirtd.close)
+    libvirtd.wait()
+    images = libvirtd.path('var/lib/libvirt/images')
+    os.makedirs(images)
+    qemu_img('create', '-q', '-f', 'qcow2',
+             os.path.join(images, 'guest.qcow2'), DISK_SIZE)
+    path = os.path.join(env.folder, 'there.xml')
+    with open(path, 'w', encoding='utf-8') as f:
+        f.write(pair.phost.libvirtd.virsh('dumpxml', '--migratable', NAME)
+                .replace(pair.phost.tap, 'tapC'))
+    return {'OTHER': libvirtd.uri, 'XML': path}
+
+
 def refused(env):
     """What a protected guest can't have is refused, and changes nothing."""
     pair = new_pair(env)
     pair.bring_up()
     libvirtd = pair.phost.libvirtd
-    words = {'OTHER': 'qemu+unix:///system?socket=' +
-             pair.shost.libvirtd.socket,
+    words = {'SECONDARY': pair.shost.libvirtd.uri,
+             **other_host(env, pair),
              'FILE': os.path.join(env.folder, 'state'),
              'IMAGE': pair.image(pair.phost, 'colo', 'guest-active.qcow2')}
     for command, args, why in REFUSED:
@@ -229,7 +248,7 @@ def variants(_env):
 
 suite.add('life', 240, life)
 suite.add('probed', 60, probed)
-suite.add('refused', 120, refused)
+suite.add('refused', 150, refused)
 suite.add('pause', 100, pause)
 suite.add('power', 100, power)
 suite.add('daemon', 150, daemon)

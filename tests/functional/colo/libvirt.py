@@ -74,8 +74,8 @@ class Libvirtd:
                                               'libvirt_host.py'), folder],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.socket = self.path('run/libvirt/libvirt-sock')
-        self.env = dict(os.environ, LIBVIRT_DEFAULT_URI='qemu+unix:///system?'
-                        'socket=' + self.socket)
+        self.uri = 'qemu+unix:///system?socket=' + self.socket
+        self.env = dict(os.environ, LIBVIRT_DEFAULT_URI=self.uri)
 
     def path(self, name):
         """Where the host's /@name is for everybody else."""
