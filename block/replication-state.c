@@ -155,6 +155,7 @@ void repl_state_attached(ReplState *s, bool attached, bool vm_paused)
     if (!attached) {
         /* what is written meanwhile nobody knows */
         s->in_step = false;
+        s->missed_writes |= s->attached && s->stage == REPL_STAGE_NONE;
     } else if (!s->attached) {
         s->attached = true;
         s->in_step = vm_paused;

@@ -687,11 +687,36 @@ static void note_peers(BlockDriverState *bs)
     bdrv_graph_rdunlock_main_loop();
 }
 
-static void primary_start(BlockDriverState *bs)
+/*
+ * A peer that has been started anew lacks what it had not yet flushed. The
+ * first request on a connection that broke fails.
+ */
+static bool check_peer(BlockDriverState *bs, Error **errp)
+{
+    ReplNode *s = bs->opaque;
+    uint8_t byte;
+    int ret;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        forward_begin(s);
+    }
+    ret = bdrv_pread(bs->file, 0, sizeof(byte), &byte, 0);
+    forward_end(s, 0, sizeof(byte), ret);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "the secondary disk does not answer");
+        return false;
+    }
+    return true;
+}
+
+static void primary_start(BlockDriverState *bs, Error **errp)
 {
     ReplNode *s = bs->opaque;
 
     note_peers(bs);
+    if (!check_peer(bs, errp)) {
+        return;
+    }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         repl_state_started(&s->state);
     }
@@ -1293,7 +1318,7 @@ static void repl_start(BlockDriverState *bs, ReplicationMode mode,
         break;
     case REPL_ACT:
         if (mode == REPLICATION_MODE_PRIMARY) {
-            primary_start(bs);
+            primary_start(bs, errp);
         } else {
             secondary_start(bs, errp);
         }

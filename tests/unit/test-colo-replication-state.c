@@ -232,8 +232,18 @@ static void test_in_step(void)
     repl_state_attached(&s, true, true);
     repl_state_attached(&s, false, true);
     repl_state_attached(&s, true, true);
-    g_assert_cmpint(repl_state_write(&s), ==, REPL_IO_FAIL);
     may_start(s, PRIMARY, REPL_REFUSE);
+    g_assert_cmpint(repl_state_write(&s), ==, REPL_IO_FAIL);
+
+    /* It need not have been in use when it was made, nor stay so */
+    s = at(PRIMARY, REPL_STAGE_NONE);
+    repl_state_attached(&s, false, true);
+    may_start(s, PRIMARY, REPL_ACT);
+    s = at(PRIMARY, REPL_STAGE_RUNNING);
+    repl_state_attached(&s, true, true);
+    repl_state_attached(&s, false, true);
+    repl_state_stopped(&s);
+    may_start(s, PRIMARY, REPL_ACT);
 }
 
 static void test_faults(void)

@@ -740,6 +740,25 @@ static void test_missed_write(void)
     primary_close(&p);
 }
 
+/* One whose connection has been broken is asked before all else */
+static void test_peer_gone(void)
+{
+    Error *err = NULL;
+    Primary p;
+
+    primary_open(&p);
+    fault("peer-fault")->read_error = -EIO;
+    replication_start_all(REPLICATION_MODE_PRIMARY, &err);
+    check_error(err, "does not answer");
+    err = NULL;
+
+    /* it may be another one by now */
+    fault("peer-fault")->read_error = 0;
+    replication_start_all(REPLICATION_MODE_PRIMARY, &err);
+    check_error(err, "secondary disk differs");
+    primary_close(&p);
+}
+
 static BdrvChild * GRAPH_RDLOCK
 child_named(BlockDriverState *bs, const char *name)
 {
@@ -1668,6 +1687,7 @@ int main(int argc, char **argv)
     g_test_add_func(PRIMARY "held-limit", test_held_limit);
     g_test_add_func(PRIMARY "restart", test_restart);
     g_test_add_func(PRIMARY "missed-write", test_missed_write);
+    g_test_add_func(PRIMARY "peer-gone", test_peer_gone);
     g_test_add_func(PRIMARY "detached", test_detached);
     g_test_add_func(SECONDARY "checkpoint", test_checkpoint);
     g_test_add_func(SECONDARY "small-write", test_small_write);
