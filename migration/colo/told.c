@@ -21,9 +21,13 @@ static bool untold;
 
 bool colo_tells_stop(RunState from, RunState to)
 {
-    /* the first one stops the VM as any migration does */
+    /*
+     * The first one stops the VM as any migration does, if nobody is to be
+     * asked whether to go on.
+     */
     bool checkpoint = to == RUN_STATE_COLO ||
-                      (to == RUN_STATE_FINISH_MIGRATE && migrate_colo());
+                      (to == RUN_STATE_FINISH_MIGRATE && migrate_colo() &&
+                       !migrate_pause_before_switchover());
 
     if (!checkpoint || migrate_get_current()->colo_stop_events) {
         return true;
