@@ -11,10 +11,11 @@ import subprocess
 
 from colo import tap
 from colo.guest import DISK_SIZE, qemu_img
-from colo.libvirt import CONTRIB, NAME, Libvirtd, LibvirtPair
+from colo.libvirt import (COLO_QMP, CONTRIB, NAME, STEPS, Libvirtd,
+                          LibvirtPair)
 from colo.pair import Options
 from colo.rounds import check_devices, finish, lose, protect_again, serve
-from colo.util import build_dir, expect, wait_for
+from colo.util import TestError, build_dir, expect, wait_for
 
 suite = tap.Suite()
 MIB = 1 << 20
@@ -33,7 +34,7 @@ REFUSED = (
     ('attach-disk', [NAME, 'IMAGE', 'vdb', '--subdriver', 'qcow2'],
      'not allowed while migrating'),
     ('detach-disk', [NAME, 'vda'], 'not allowed while migrating'),
-    ('blockresize', [NAME, 'vda', '1G'], 'resize'),
+    ('blockresize', [NAME, 'vda', '1G'], 'Permission conflict'),
 )
 
 
@@ -220,8 +221,55 @@ def off(env):
     second.destroy()
     check_state(second, 'shut off', 'destroyed')
     pair.clients.wait_progress(60)
+    # what libvirt migrates for is possible again
+    pair.phost.libvirtd.virsh('dump', NAME, os.path.join(env.folder, 'core'),
+                              '--live')
+    check_state(pair.primary, 'running', 'unpaused')
+    pair.clients.wait_progress(60)
     protect_again(pair)
     finish(pair)
+
+
+def not_yet(env):
+    """Nobody to be protected by: the guest serves, and can be protected."""
+    pair = new_pair(env)
+    pair.start_primary()
+    pair.clients.wait_reachable()
+    pair.clients.start_usual(rate=8 * MIB)
+    failed = ''
+    try:
+        pair.steps(pair.primary, 'protect', pair.shost)
+    except TestError as error:
+        failed = str(error)
+    expect('Connection refused' in failed, 'protect.qmp fails', failed)
+    pair.steps(pair.primary, 'unprotect')
+    pair.clients.wait_progress(60)
+    pair.start_secondary()
+    pair.protect()
+    pair.wait_protected()
+    lose(pair, 'primary')
+    finish(pair)
+
+
+def usage(env):
+    """What colo-qmp is not given it asks for."""
+    pair = new_pair(env)
+    libvirtd = pair.phost.libvirtd
+    wrong = os.path.join(env.folder, 'wrong.qmp')
+    with open(wrong, 'w', encoding='utf-8') as f:
+        f.write('{"execute": "no-such"}\n')
+    for args, status, why in (
+            ((NAME,), 2, 'DOMAIN FILE'),
+            ((NAME, '/nowhere.qmp'), None, 'nowhere.qmp'),
+            ((NAME, STEPS['secondary']), 1, "the other host's address"),
+            ((NAME, STEPS['unprotect']), 1, 'failed to get domain'),
+            ((NAME, wrong), 1, 'The command no-such has not been found')):
+        if args[-1] == wrong:
+            pair.start_primary()
+        done = libvirtd.run(COLO_QMP, *args)
+        expect(done.returncode and status in (None, done.returncode) and
+               why in done.stderr, f'colo-qmp {args}: {why}',
+               f'{done.returncode} {done.stderr}')
 
 
 def differing(one, other):
@@ -253,6 +301,8 @@ suite.add('pause', 100, pause)
 suite.add('power', 100, power)
 suite.add('daemon', 150, daemon)
 suite.add('off', 150, off)
+suite.add('not-yet', 120, not_yet)
+suite.add('usage', 30, usage)
 suite.add('variants', 10, variants)
 
 if __name__ == '__main__':

@@ -25,6 +25,10 @@ from .util import (ROOT, SCALE, Skip, TestError, Timeout, build_dir, expect,
 from .vm import Console
 
 CONTRIB = os.path.join(ROOT, 'contrib', 'libvirt')
+COLO_QMP = os.path.join(CONTRIB, 'colo-qmp')
+STEPS = {name: os.path.join(CONTRIB, name + '.qmp')
+         for name in ('secondary', 'protect', 'unprotect', 'primary-lost',
+                      'secondary-lost')}
 NAME = 'guest'
 QEMU_NS = 'http://libvirt.org/schemas/domain/qemu/1.0'
 EVENT = re.compile(r"event (\w+) at (\d+)\.(\d+) for domain '[^']*': (.*)")
@@ -367,8 +371,7 @@ class LibvirtPair(Pair):
     def steps(self, vm, name, peer=None):
         """Commands of contrib, given at a domain's monitor."""
         vm.qmp.note(f'== {name}')
-        done = vm.libvirtd.run(os.path.join(CONTRIB, 'colo-qmp'), NAME,
-                               os.path.join(CONTRIB, name + '.qmp'),
+        done = vm.libvirtd.run(COLO_QMP, NAME, STEPS[name],
                                *([peer.ip] if peer else []), seconds=120)
         vm.qmp.note(done.stdout + done.stderr)
         if done.returncode:
