@@ -455,9 +455,7 @@ static bool check_copy_limit(Error **errp)
 
 bool colo_check_start(Error **errp)
 {
-    return colo_check_idle("starting protection again", errp) &&
-           colo_check_capabilities(migrate_get_current()->capabilities,
-                                   errp) &&
+    return colo_check_capabilities(migrate_get_current()->capabilities, errp) &&
            check_copy_limit(errp) && check_disks(errp);
 }
 
