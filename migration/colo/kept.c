@@ -8,10 +8,8 @@
 #include "qapi/error.h"
 #include "qemu/madvise.h"
 #include "kept.h"
+#include "peak.h"
 #include "stage.h"
-
-/* What so many checkpoints in a row have not needed is given back. */
-#define TRIM_AFTER 4
 
 /* Pages of a block that follow each other, all zero or none. */
 typedef struct KeptRun {
@@ -27,9 +25,7 @@ struct ColoKept {
     uint64_t used;              /* pages */
     uint8_t *data;              /* of the pages with content, in order */
     GArray *runs;               /* of KeptRun */
-    uint64_t populated;         /* pages of @data that may take memory */
-    uint64_t needed;            /* by any of the checkpoints that are counted */
-    unsigned checkpoints;       /* since memory was given back */
+    ColoPeak peak;              /* of @data */
 };
 
 ColoKept *colo_kept_new(size_t page_size, uint64_t pages, Error **errp)
@@ -114,16 +110,9 @@ bool colo_kept_foreach(const ColoKept *k, ColoKeptFunc *func, void *opaque,
     return true;
 }
 
-/* Memory for so many pages is of use. */
-static void need(ColoKept *k, uint64_t pages)
-{
-    k->needed = MAX(k->needed, pages);
-    k->populated = MAX(k->populated, pages);
-}
-
 void colo_kept_clear(ColoKept *k)
 {
-    need(k, k->used);
+    colo_peak_need(&k->peak, k->used);
     k->used = 0;
     g_array_set_size(k->runs, 0);
 }
@@ -140,19 +129,17 @@ static void advise(ColoKept *k, uint64_t first, uint64_t end, int advice)
 
 void colo_kept_reserve(ColoKept *k, uint64_t pages)
 {
-    uint64_t before = k->populated;
+    uint64_t before = k->peak.populated;
 
-    need(k, MIN(pages, k->capacity));
-    advise(k, before, k->populated, QEMU_MADV_POPULATE_WRITE);
+    colo_peak_need(&k->peak, MIN(pages, k->capacity));
+    advise(k, before, k->peak.populated, QEMU_MADV_POPULATE_WRITE);
 }
 
 void colo_kept_trim(ColoKept *k)
 {
-    if (++k->checkpoints < TRIM_AFTER) {
-        return;
+    uint64_t first, end;
+
+    if (colo_peak_done(&k->peak, &first, &end)) {
+        advise(k, first, end, QEMU_MADV_DONTNEED);
     }
-    advise(k, k->needed, k->populated, QEMU_MADV_DONTNEED);
-    k->populated = k->needed;
-    k->needed = 0;
-    k->checkpoints = 0;
 }

@@ -10,6 +10,7 @@
 #include "qemu/cutils.h"
 #include "qemu/madvise.h"
 #include "iovs.h"
+#include "peak.h"
 #include "stage.h"
 
 typedef struct StageBlock {
@@ -26,7 +27,7 @@ struct ColoStage {
     uint8_t *arena;
     uint64_t capacity;          /* of the arena, pages */
     uint32_t used;              /* pages of it */
-    uint32_t populated;         /* pages, at most */
+    ColoPeak peak;
     void *zero;                 /* a page */
 };
 
@@ -203,18 +204,22 @@ void colo_stage_clear(ColoStage *s)
         bitmap_zero(s->blocks[i].staged, s->blocks[i].npages);
         bitmap_zero(s->blocks[i].placed, s->blocks[i].npages);
     }
-    s->populated = MAX(s->populated, s->used);
+    colo_peak_need(&s->peak, s->used);
     s->used = 0;
 }
 
 void colo_stage_trim(ColoStage *s)
 {
-    size_t keep = ROUND_UP(MAX(COLO_STAGE_KEEP, s->used * s->page_size),
-                           qemu_real_host_page_size());
-    size_t populated = MAX(s->populated, s->used) * s->page_size;
+    uint64_t first, end;
 
-    if (populated > keep) {
-        qemu_madvise(s->arena + keep, populated - keep, QEMU_MADV_DONTNEED);
-        s->populated = keep / s->page_size;
+    colo_peak_need(&s->peak, MIN(COLO_STAGE_KEEP / s->page_size, s->capacity));
+    if (colo_peak_done(&s->peak, &first, &end)) {
+        size_t begin = ROUND_UP(first * s->page_size,
+                                qemu_real_host_page_size());
+
+        if (begin < end * s->page_size) {
+            qemu_madvise(s->arena + begin, end * s->page_size - begin,
+                         QEMU_MADV_DONTNEED);
+        }
     }
 }

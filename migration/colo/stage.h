@@ -14,7 +14,7 @@
 
 #include "ramlist.h"
 
-/* Bytes of the arena that stay populated between checkpoints */
+/* Bytes of the arena that stay populated, whatever checkpoints need */
 #define COLO_STAGE_KEEP (64u << 20)
 
 /*
@@ -79,7 +79,10 @@ uint64_t colo_stage_used(const ColoStage *s);
 /* Forget what is staged. */
 void colo_stage_clear(ColoStage *s);
 
-/* Give back what the arena holds in excess of COLO_STAGE_KEEP. */
+/*
+ * A checkpoint is done, and forgotten: give the host back what the arena holds
+ * in excess of COLO_STAGE_KEEP and of what the last few checkpoints needed.
+ */
 void colo_stage_trim(ColoStage *s);
 
 #endif
