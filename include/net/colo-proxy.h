@@ -45,6 +45,12 @@ void colo_proxy_save(GByteArray *out);
 void colo_proxy_committed(uint64_t epoch);
 
 /*
+ * Does the network's output wait for checkpoints alone, all of it? False if
+ * there is a comparison, or no netdev whose output could wait.
+ */
+bool colo_proxy_only_holds(void);
+
+/*
  * The peer is lost and nobody has decided yet who survives: hold all output,
  * and at the bound drop the oldest (counted).
  */

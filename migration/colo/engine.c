@@ -130,7 +130,10 @@ bool colo_engine_hello(ColoHello *hello, Error **errp)
     memset(hello, 0, sizeof(*hello));
     hello->version_min = COLO_VERSION_MIN;
     hello->version_max = COLO_VERSION_MAX;
-    hello->features = colo_crc_is_fast() ? COLO_FEATURE_PAGE_CRC : 0;
+    hello->features = COLO_FEATURE_IDLE_SVM;
+    if (colo_crc_is_fast()) {
+        hello->features |= COLO_FEATURE_PAGE_CRC;
+    }
     if (migrate_multifd()) {
         hello->features |= COLO_FEATURE_MULTIFD;
     }
@@ -227,7 +230,7 @@ void colo_engine_let_go(void)
     qemu_notify_event();
 }
 
-void colo_engine_vm_start(void)
+static void start_vm(bool vcpus)
 {
     ColoEngine *e = &colo_engine;
 
@@ -241,8 +244,22 @@ void colo_engine_vm_start(void)
         runstate_set(RUN_STATE_PAUSED);
     }
     if (!runstate_check(RUN_STATE_SHUTDOWN)) {
-        vm_start();
+        if (vcpus) {
+            vm_start();
+        } else {
+            vm_prepare_start(false);
+        }
     }
+}
+
+void colo_engine_vm_start(void)
+{
+    start_vm(true);
+}
+
+void colo_engine_vm_start_idle(void)
+{
+    start_vm(false);
 }
 
 void colo_engine_vm_restart(void)

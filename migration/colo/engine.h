@@ -101,6 +101,13 @@ void colo_engine_let_go(void);
 void colo_engine_vm_start(void);
 
 /*
+ * The same for an SVM that is to do nothing until the next commit or the
+ * failover: its clock goes on, and it may receive; its vCPUs and timers stand
+ * still. BQL.
+ */
+void colo_engine_vm_start_idle(void);
+
+/*
  * The same for a VM whose own state goes on, and not that of a commit: if it is
  * to stop for a reason that came up meanwhile (a panic, an error of a disk) it
  * does so then, and likewise if the user says so while this gives up the BQL,

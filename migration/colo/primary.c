@@ -45,6 +45,9 @@
 #define ROUND_MIN_MS 50
 #define ROUND_MAX_MS 200
 
+/* An SVM that does nothing is at most so far behind if it has to take over. */
+#define IDLE_MAX_MS 2000
+
 typedef struct ColoPrimaryRun {
     MigrationState *s;
     ColoLink link;
@@ -335,6 +338,17 @@ static uint64_t end_phase(Shot *shot)
     return shot->phase_us - begin;
 }
 
+/*
+ * Where all output is held for its checkpoint, nobody looks at what an SVM
+ * does, and it may as well take over where that was: unless checkpoints are so
+ * seldom that its guest would lose much. BQL and engine's lock.
+ */
+static bool svm_idles(ColoPrimaryRun *r)
+{
+    return (r->machine.agreed.features & COLO_FEATURE_IDLE_SVM) &&
+           migrate_checkpoint_delay() <= IDLE_MAX_MS && colo_proxy_only_holds();
+}
+
 /* Stop the VM and take what only a stopped VM can give. BQL. */
 static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
 {
@@ -350,7 +364,8 @@ static bool capture(ColoPrimaryRun *r, Shot *shot, Error **errp)
         e->in_checkpoint = true;
         r->captured = shot->epoch;
         shot->flags = e->shutdown ? COLO_COMMIT_F_SHUTDOWN :
-                      !e->want_run ? COLO_COMMIT_F_PAUSED : 0;
+                      !e->want_run ? COLO_COMMIT_F_PAUSED :
+                      svm_idles(r) ? COLO_COMMIT_F_IDLE : 0;
     }
     stall_watch(r, true);
     vm_stop(RUN_STATE_COLO);

@@ -781,6 +781,12 @@ static bool secondary_got_commit(ColoSecondary *s, const ColoMsg *msg,
     if (!commit_complete(&s->progress, &s->agreed, msg, errp)) {
         return false;
     }
+    if (msg->commit.flags == COLO_COMMIT_F_IDLE &&
+        !(s->agreed.features & COLO_FEATURE_IDLE_SVM)) {
+        error_setg(errp, "COLO protocol: COMMIT of checkpoint %" PRIu64
+                   " for an idle SVM, which was not agreed", msg->h.epoch);
+        return false;
+    }
     s->commit_flags = msg->commit.flags;
     return true;
 }

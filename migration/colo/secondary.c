@@ -51,6 +51,7 @@ typedef struct ColoSecondaryRun {
     bool replicating;
     bool proxied;
     bool run_svm;               /* the SVM is to run, by the last commit */
+    bool idle;                  /* it does, but its vCPUs don't; BQL */
     bool powered_off;           /* so was the guest, by the last commit */
     bool broken;                /* a checkpoint could not be applied */
     VMChangeStateEntry *watch;
@@ -424,7 +425,12 @@ static void follow(ColoSecondaryRun *r, const ColoMsg *msg, int64_t received)
     }
     if (r->run_svm) {
         catch_up(r, msg, received);
-        colo_engine_vm_start();
+        r->idle = flags & COLO_COMMIT_F_IDLE;
+        if (r->idle) {
+            colo_engine_vm_start_idle();
+        } else {
+            colo_engine_vm_start();
+        }
     }
     colo_engine_let_go();
 }
@@ -492,7 +498,10 @@ static bool check_msg(ColoSecondaryRun *r, const ColoMsg *msg, Error **errp)
     return true;
 }
 
-/* Say that there is no protection any more, unless it was said before. BQL. */
+/*
+ * Say that there is no protection any more, unless it was said before, and be
+ * ready to take over. BQL.
+ */
 static void announce_loss(ColoSecondaryRun *r)
 {
     g_autofree char *why = NULL;
@@ -510,6 +519,11 @@ static void announce_loss(ColoSecondaryRun *r)
         Error *err = NULL;
 
         error_report("COLO: protection is lost: %s", why);
+        if (r->idle) {
+            /* until somebody has decided it does not fall behind */
+            resume_all_vcpus();
+            r->idle = false;
+        }
         /* The primary only knows that its write failed */
         replication_get_error_all(&err);
         if (err) {

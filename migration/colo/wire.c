@@ -478,6 +478,7 @@ static bool check_commit(const ColoMsg *msg, Error **errp)
     case COLO_COMMIT_F_RESET:
     case COLO_COMMIT_F_SUSPEND:
     case COLO_COMMIT_F_PAUSED:
+    case COLO_COMMIT_F_IDLE:
         break;
     default:
         error_setg(errp, "flags: 0x%" PRIx32 " is no single known flag",

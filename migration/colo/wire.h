@@ -75,10 +75,11 @@ typedef enum ColoMsgType {
 /* Features a side offers in its HELLO. */
 #define COLO_FEATURE_MULTIFD (1ull << 0)    /* pages come by multifd */
 #define COLO_FEATURE_PAGE_CRC (1ull << 1)   /* PAGES data has a checksum */
+#define COLO_FEATURE_IDLE_SVM (1ull << 2)   /* COMMIT may say F_IDLE */
 /* Features that both sides or none must have. */
 #define COLO_FEATURES_SAME COLO_FEATURE_MULTIFD
 /* Features used if both sides have them. */
-#define COLO_FEATURES_COMMON COLO_FEATURE_PAGE_CRC
+#define COLO_FEATURES_COMMON (COLO_FEATURE_PAGE_CRC | COLO_FEATURE_IDLE_SVM)
 
 /* Why a checkpoint is taken. The numbers of ColoCheckpointReason, for good. */
 typedef enum ColoWireReason {
@@ -97,11 +98,15 @@ typedef enum ColoWireReason {
     COLO_WIRE_REASON__MAX,
 } ColoWireReason;
 
-/* What the guest did at the capture that ends its epoch; at most one. */
+/*
+ * What the guest did at the capture that ends its epoch, or that it runs on
+ * without the SVM; at most one.
+ */
 #define COLO_COMMIT_F_SHUTDOWN 1
 #define COLO_COMMIT_F_RESET 2
 #define COLO_COMMIT_F_SUSPEND 4
 #define COLO_COMMIT_F_PAUSED 8          /* the user stopped it */
+#define COLO_COMMIT_F_IDLE 16           /* nothing the SVM does is compared */
 
 typedef struct ColoHeader {
     ColoMsgType type;

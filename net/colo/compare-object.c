@@ -477,6 +477,11 @@ void colo_compare_all_stop(bool survivor)
     }
 }
 
+bool colo_compare_any(void)
+{
+    return !QTAILQ_EMPTY(&compares);
+}
+
 /* Join what the proxy has begun already. */
 static void compare_join(ColoCompareObject *s)
 {

@@ -24,4 +24,7 @@ void colo_compare_all_commit(uint64_t epoch);
 void colo_compare_all_lost(void);
 void colo_compare_all_stop(bool survivor);
 
+/* Is there a comparison, of whatever netdev? BQL. */
+bool colo_compare_any(void);
+
 #endif

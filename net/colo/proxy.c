@@ -281,6 +281,21 @@ void colo_proxy_committed(uint64_t epoch)
     foreach_hold(colo_hold_commit, epoch);
 }
 
+static void find_hold(NICState *nic, void *opaque)
+{
+    NetClientState *nc = nic_netdev(nic);
+
+    *(bool *)opaque |= nc && colo_hold_find(nc);
+}
+
+bool colo_proxy_only_holds(void)
+{
+    bool found = false;
+
+    qemu_foreach_nic(find_hold, &found);
+    return found && !colo_compare_any();
+}
+
 void colo_proxy_peer_lost(void)
 {
     if (proxy.status.role != COLO_PROXY_PRIMARY || proxy.fenced) {

@@ -5,7 +5,8 @@
 
 from colo import tap
 from colo.clients import MIB
-from colo.pair import Options, Pair
+from colo.engine import check_alive, last_tick, ticks
+from colo.pair import Options, Pair, engine_only
 from colo.rounds import (check_held, finish, lose, protect_again, serve,
                          silent)
 from colo.util import expect, wait_for
@@ -64,11 +65,57 @@ def survivor_holds(env):
     clients.check(clients.stop())
 
 
+TICKS = 20
+
+
+def svm_ticks(pair):
+    """How often the SVM ticks while the PVM does so TICKS times"""
+    last_tick(pair.primary)
+    since = {vm: len(vm.console.text) for vm in (pair.primary, pair.secondary)}
+    wait_for(lambda: len(ticks(pair.primary, since[pair.primary])) >= TICKS,
+             60, f'{TICKS} ticks of the PVM')
+    return len(ticks(pair.secondary, since[pair.secondary]))
+
+
+def idle(env):
+    """With nothing to compare the SVM stands still, and yet can take over."""
+    pair = Pair(env, options(tick=50, disk='', delay=2000))
+    pair.bring_up()
+    seen = svm_ticks(pair)
+    # one that the commit found half printed
+    expect(seen <= 1, 'an SVM that stands still', f'{seen} ticks')
+    pair.secondary.qmp.wait_event('RESUME', 30, pair.secondary.qmp.mark())
+    expect(pair.secondary.qmp.cmd('query-status')['running'],
+           'an SVM that is shown as running', 'it is not')
+    floor = last_tick(pair.primary)
+    pair.checkpoint()
+    pair.kill_primary()
+    # nobody has decided yet
+    check_alive(pair.secondary, floor)
+    pair.secondary_failover()
+    check_alive(pair.primary, last_tick(pair.primary))
+
+
+def runs(env, opts):
+    """An SVM that is compared, or would lose much at a failover, runs."""
+    pair = Pair(env, opts)
+    pair.bring_up()
+    pair.checkpoint()
+    seen = svm_ticks(pair)
+    expect(seen >= TICKS // 2, 'an SVM that runs as the PVM does',
+           f'{seen} ticks')
+
+
 suite.add('primary', 100, failovers, ('primary',))
 suite.add('secondary', 100, failovers, ('secondary',))
 suite.add('both-ways', 160, failovers, ('primary', 'secondary') * 2)
 suite.add('held', 60, held)
 suite.add('survivor', 60, survivor_holds)
+suite.add('idle', 60, idle)
+suite.add('runs/compared', 60, runs, options(proxy=True, tick=50, disk='',
+                                             delay=2000))
+suite.add('runs/seldom', 60, runs, options(tick=50, disk='', delay=2001))
+suite.add('runs/no-network', 60, runs, engine_only(delay=2000))
 
 if __name__ == '__main__':
     tap.main(suite)

@@ -583,6 +583,33 @@ static void test_commit_incomplete(void)
     assert_commit_refused(&s, s.progress.totals, "without SYNC");
 }
 
+/* An SVM only stands still if both sides know that it may. */
+static void test_commit_idle(void)
+{
+    g_auto(ColoMsg) msg = { 0 };
+    ColoSecondary s;
+    Error *err = NULL;
+
+    secondary_in(&s, COLO_S_RECEIVING);
+    s_recv_parts(&s, BASE + 2);
+    make_msg(&msg, COLO_MSG_COMMIT, BASE + 2);
+    msg.commit.totals = s.progress.totals;
+    msg.commit.flags = COLO_COMMIT_F_IDLE;
+    g_assert_false(colo_secondary_recv(&s, &msg, &err));
+    g_assert_nonnull(strstr(error_get_pretty(err), "was not agreed"));
+    error_free(err);
+    g_assert_cmpint(s.state, ==, COLO_S_LOST);
+    colo_secondary_destroy(&s);
+
+    secondary_in(&s, COLO_S_RECEIVING);
+    s.agreed.features |= COLO_FEATURE_IDLE_SVM;
+    s_recv_parts(&s, BASE + 2);
+    g_assert_true(colo_secondary_recv(&s, &msg, &error_abort));
+    g_assert_cmpint(s.state, ==, COLO_S_COMMITTING);
+    g_assert_cmphex(s.commit_flags, ==, COLO_COMMIT_F_IDLE);
+    colo_secondary_destroy(&s);
+}
+
 /* Every checkpoint is counted from zero. */
 static void test_counts(void)
 {
@@ -957,6 +984,12 @@ static void test_agree_features(void)
     colo_hello_agree(&a, &b, &agreed, &error_abort);
     g_assert_cmphex(agreed.features, ==,
                     COLO_FEATURE_MULTIFD | COLO_FEATURE_PAGE_CRC);
+    a.features |= COLO_FEATURE_IDLE_SVM;
+    colo_hello_agree(&a, &b, &agreed, &error_abort);
+    g_assert_false(agreed.features & COLO_FEATURE_IDLE_SVM);
+    b.features |= COLO_FEATURE_IDLE_SVM;
+    colo_hello_agree(&a, &b, &agreed, &error_abort);
+    g_assert_true(agreed.features & COLO_FEATURE_IDLE_SVM);
     b.features = 0;
     assert_disagree(&a, &b, "multifd is on here and off at the peer");
     assert_disagree(&b, &a, "multifd is off here and on at the peer");
@@ -1841,6 +1874,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/protocol/takeover-epoch", test_takeover_epoch);
     g_test_add_func("/colo/protocol/commit/incomplete",
                     test_commit_incomplete);
+    g_test_add_func("/colo/protocol/commit/idle", test_commit_idle);
     g_test_add_func("/colo/protocol/commit/rolls-forward",
                     test_commit_rolls_forward);
     g_test_add_func("/colo/protocol/commit/fails", test_commit_fails);

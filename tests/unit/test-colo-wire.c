@@ -486,7 +486,7 @@ static void test_fields(void)
         { COLO_MSG_PAGES, 28, 4, COLO_RUN_ZERO, "data length" },
         { COLO_MSG_PAGES, 48, 8, 8, "run 2: first 8" },
         { COLO_MSG_PAGES, 48, 8, 1, "run 2: first 1 overlaps" },
-        { COLO_MSG_COMMIT, 24, 4, 16, "flags: " },
+        { COLO_MSG_COMMIT, 24, 4, 32, "flags: " },
         { COLO_MSG_COMMIT, 24, 4, 3, "flags: " },
         { COLO_MSG_COMMIT, 32, 8, UINT64_MAX, "virtual clock: " },
         { COLO_MSG_COMMIT, 32, 8, INT64_MAX, "virtual clock: " },
@@ -518,7 +518,7 @@ static void test_commit_flags(void)
 {
     static const uint32_t good[] = {
         0, COLO_COMMIT_F_SHUTDOWN, COLO_COMMIT_F_RESET,
-        COLO_COMMIT_F_SUSPEND, COLO_COMMIT_F_PAUSED,
+        COLO_COMMIT_F_SUSPEND, COLO_COMMIT_F_PAUSED, COLO_COMMIT_F_IDLE,
     };
     unsigned i;
 
