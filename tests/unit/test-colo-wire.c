@@ -731,6 +731,28 @@ static void test_crc_everywhere(void)
     }
 }
 
+/* So it is with pages, and all that is somewhat more or less. */
+static void test_crc_of_much(void)
+{
+    enum { MUCH = 4 * 4096 };
+    g_autofree uint8_t *data = g_malloc(MUCH);
+    uint32_t all, expected = 0;
+
+    for (unsigned i = 0; i < MUCH; i++) {
+        data[i] = g_test_rand_int();
+    }
+    all = crc32c(0xffffffff, data, MUCH);
+    for (unsigned len = 0; len <= MUCH; len++) {
+        uint32_t crc = colo_crc(0, data, len);
+
+        g_assert_cmphex(crc, ==, expected);
+        g_assert_cmphex(colo_crc(crc, data + len, MUCH - len), ==, all);
+        if (len < MUCH) {
+            expected = crc32c(~expected, data + len, 1);
+        }
+    }
+}
+
 static void test_crc(void)
 {
     static const char digits[] = "123456789";
@@ -903,6 +925,7 @@ int main(int argc, char **argv)
     g_test_add_func("/colo/wire/hello/foreign", test_hello_foreign);
     g_test_add_func("/colo/wire/hello/newer", test_hello_newer);
     g_test_add_func("/colo/wire/crc", test_crc);
+    g_test_add_func("/colo/wire/crc-of-much", test_crc_of_much);
     g_test_add_func("/colo/wire/crc-everywhere", test_crc_everywhere);
     g_test_add_func("/colo/wire/names", test_names);
     g_test_add_func("/colo/ramlist/add", test_ramlist_add);
