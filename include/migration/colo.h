@@ -132,8 +132,9 @@ bool colo_defer_run(bool run, Error **errp);
 
 /*
  * Is management to be told by an event that the live VM stops, going from run
- * state @from to @to; and that it is about to go on, to @to? Not of a checkpoint
- * if the property x-colo-stop-events of the object "migration" is off. BQL.
+ * state @from to @to; and that it is about to go on, to @to? Not of a
+ * checkpoint if the property x-colo-stop-events of the object "migration" is
+ * off. BQL.
  */
 bool colo_tells_stop(RunState from, RunState to);
 bool colo_tells_resume(RunState to);

@@ -116,8 +116,8 @@ void colo_engine_vm_start_idle(void);
 void colo_engine_vm_restart(void);
 
 /*
- * If the VM has stopped for a checkpoint and does not go on, management is told,
- * unless it was when it stopped. BQL.
+ * If the VM has stopped for a checkpoint and does not go on, management is
+ * told, unless it was when it stopped. BQL.
  */
 void colo_engine_tell_stopped(void);
 

@@ -807,7 +807,8 @@ static void run(unsigned loss, unsigned fault_in, bool protect, bool tight)
     }
     colo_compare_stats(w->c, &stats);
     g_test_message("%u steps, %u checkpoints, %u failovers, %u unknown, "
-                   "%u too old, last comparison: matched %" PRIu64 ", committed %" PRIu64,
+                   "%u too old, last comparison: matched %" PRIu64
+                   ", committed %" PRIu64,
                    n, w->checkpoints, w->failovers, w->unknown, w->too_old,
                    stats.matched, stats.committed);
     world_free(w);
