@@ -531,6 +531,11 @@ def sanitizer_reports(case):
         **{**stock, "owner": "colo_new ../tree/net/colo/conn.c:5"}))
     with contextlib.redirect_stdout(io.StringIO()):
         expect(sanitizer.judge(folder) == 1, "the memory is ours")
+    write(folder / "report.2", RACE.format(
+        **{**ours, "function": "add_data",
+           "path": "../tree/migration/colo/batch.c"}))
+    with contextlib.redirect_stdout(io.StringIO()):
+        expect(sanitizer.judge(folder) == 0, "the guest writes on")
     for held, count in ("write M2, write M15", 0), ("read M15", 1):
         write(folder / "report.2",
               RACE.format(**{**ours, "other": f" (mutexes: {held})"}))
