@@ -88,7 +88,10 @@ ColoMemoryBlockList *colo_ram_query(void)
 {
     ColoMemoryBlockList *list = NULL, **tail = &list;
 
-    for (unsigned i = 0; i < ram.n && ram.ready && !ram.ended; i++) {
+    if (!qatomic_load_acquire(&ram.ready) || qatomic_read(&ram.ended)) {
+        return NULL;
+    }
+    for (unsigned i = 0; i < ram.n; i++) {
         const ColoCopy *c = &ram.copies[i];
         ColoMemoryBlock *block = g_new(ColoMemoryBlock, 1);
 
@@ -290,7 +293,7 @@ bool colo_ram_setup(const ColoRamList *layout, Error **errp)
         g_hash_table_insert(ram.by_block, ram.copies[i].rb, &ram.copies[i]);
     }
     if (start_log(errp)) {
-        qatomic_set(&ram.ready, true);
+        qatomic_store_release(&ram.ready, true);
         return true;
     }
 fail:
@@ -448,7 +451,7 @@ bool colo_stage_multifd(MultiFDRecvParams *p, Error **errp)
         error_setg(errp, "multifd: pages after the end of protection");
         return false;
     }
-    if (!qatomic_read(&ram.ready)) {
+    if (!qatomic_load_acquire(&ram.ready)) {
         return true;
     }
     c = g_hash_table_lookup(ram.by_block, p->block);
