@@ -35,7 +35,8 @@ HELPER = re.compile(r"<null>|libsanitizer|sanitizer_common|sysdeps/|"
                     r"/util/(memalign|oslib-\w+)\.c")
 # What reads guest memory to send it ahead, while guest and devices write to it:
 # what it misses is in the dirty log, and sent again.
-AHEAD = re.compile(r"add_data|colo_sender_is_zero")
+AHEAD = re.compile(r"(add_data|colo_sender_is_zero) "
+                   r"(.*/)?migration/colo/(batch|sender)\.c")
 OURS = re.compile(r"(^|/)(migration/colo/|net/colo/|block/replication|"
                   r"replication\.c|tests/\w+/(test-)?colo|colo-\w+-test\.c|"
                   r"test-colo-)")
@@ -78,7 +79,7 @@ class Report:
         if self.title.startswith("data race"):
             frames = [] if self.ordered() else [
                 (function, path) for function, path in self.parties
-                if not AHEAD.fullmatch(function)]
+                if not AHEAD.fullmatch(f"{function} {path}")]
         return any(OURS.search(path) for _, path in frames) or \
             bool(OURS.search(self.title))
 

@@ -16,6 +16,7 @@
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
+#include "qemu/timer.h"
 #include "block/aio.h"
 #include "block/block-global-state.h"
 #include "block/replication.h"
@@ -39,6 +40,12 @@
 /* Longer than any commit takes */
 #define CATCH_UP_MAX_NS (3600 * NANOSECONDS_PER_SECOND)
 
+/*
+ * An idle SVM starts to run when no checkpoint has come for so long. Its clock
+ * goes on meanwhile, and a watchdog would not wait for ever.
+ */
+#define IDLE_MAX_MS 4000
+
 typedef struct ColoSecondaryRun {
     ColoLink link;
     ColoSecondary machine;      /* engine's lock */
@@ -52,6 +59,7 @@ typedef struct ColoSecondaryRun {
     bool proxied;
     bool run_svm;               /* the SVM is to run, by the last commit */
     bool idle;                  /* it does, but its vCPUs don't; BQL */
+    QEMUTimer *idle_timer;      /* ends that */
     bool powered_off;           /* so was the guest, by the last commit */
     bool broken;                /* a checkpoint could not be applied */
     VMChangeStateEntry *watch;
@@ -410,6 +418,29 @@ static void catch_up(ColoSecondaryRun *r, const ColoMsg *msg,
     notifier_list_notify(&catch_up_notifiers, &passed);
 }
 
+/* Whatever becomes of the primary, the SVM does not fall behind. BQL. */
+static void stop_idling(void *opaque)
+{
+    ColoSecondaryRun *r = opaque;
+
+    timer_del(r->idle_timer);
+    if (r->idle) {
+        r->idle = false;
+        resume_all_vcpus();
+    }
+}
+
+static void start_svm(ColoSecondaryRun *r)
+{
+    if (r->idle) {
+        colo_engine_vm_start_idle();
+        timer_mod(r->idle_timer,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + IDLE_MAX_MS);
+    } else {
+        colo_engine_vm_start();
+    }
+}
+
 /* After a commit the SVM does what the PVM does. BQL. */
 static void follow(ColoSecondaryRun *r, const ColoMsg *msg, int64_t received)
 {
@@ -423,14 +454,10 @@ static void follow(ColoSecondaryRun *r, const ColoMsg *msg, int64_t received)
         e->shutdown = r->powered_off ? SHUTDOWN_CAUSE_GUEST_SHUTDOWN :
                                        SHUTDOWN_CAUSE_NONE;
     }
+    r->idle = flags & COLO_COMMIT_F_IDLE;
     if (r->run_svm) {
         catch_up(r, msg, received);
-        r->idle = flags & COLO_COMMIT_F_IDLE;
-        if (r->idle) {
-            colo_engine_vm_start_idle();
-        } else {
-            colo_engine_vm_start();
-        }
+        start_svm(r);
     }
     colo_engine_let_go();
 }
@@ -446,6 +473,7 @@ static void commit(ColoSecondaryRun *r, const ColoMsg *msg)
     WITH_QEMU_LOCK_GUARD(&e->lock) {
         e->in_checkpoint = true;
     }
+    timer_del(r->idle_timer);
     stood = !runstate_is_running();
     vm_stop(RUN_STATE_COLO);
     qemu_system_forget_guest_requests();
@@ -519,11 +547,7 @@ static void announce_loss(ColoSecondaryRun *r)
         Error *err = NULL;
 
         error_report("COLO: protection is lost: %s", why);
-        if (r->idle) {
-            /* until somebody has decided it does not fall behind */
-            resume_all_vcpus();
-            r->idle = false;
-        }
+        stop_idling(r);
         /* The primary only knows that its write failed */
         replication_get_error_all(&err);
         if (err) {
@@ -873,6 +897,7 @@ static bool run_begin(ColoSecondaryRun *r, MigrationIncomingState *mis,
     r->begun_ticks = cpu_get_host_ticks();
     r->begun_ns = get_clock();
     r->co = qemu_coroutine_self();
+    r->idle_timer = timer_new_ms(QEMU_CLOCK_REALTIME, stop_idling, r);
     current = r;
     return true;
 }
@@ -883,6 +908,7 @@ static Error *run_end(ColoSecondaryRun *r)
     Error *err = NULL;
 
     current = NULL;
+    timer_free(r->idle_timer);
     forget_checkpoint(r);
     colo_link_shutdown(&r->link);
     colo_engine_end();
